@@ -1,0 +1,119 @@
+"""The encoder bundle: an encoder on disk, complete, verified, and named by what it does.
+
+A bundle is a directory that open_clip itself loads as ``local-dir:`` (``open_clip_config.json`` with preprocessing and
+activation written out, ``open_clip_model.safetensors``, tokenizer files where the tokenizer is not built in), plus
+``sightline.json``: identity, contract and a SHA-256 for every other file. This module knows the format only; torch and
+open_clip enter in ``sightline.encoder``. All functions are thread-safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sightline.errors import BundleCorrupt, EncoderUnknown
+from sightline.images import PixelSpec
+from sightline.storage import sha256_of
+from sightline.texts import TextSpec
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "sightline.json"
+CONFIG_NAME = "open_clip_config.json"
+WEIGHTS_NAME = "open_clip_model.safetensors"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScoreScale(_Strict):
+    """How a checkpoint turns inner products into probabilities.
+
+    ``softmax``: softmax(scale · score) over the labels; ``sigmoid``: sigmoid(scale · score + bias) for each label
+    (SigLIP, Zhai et al. 2023). ``scale`` is the exponentiated logit scale.
+    """
+
+    kind: Literal["softmax", "sigmoid"]
+    scale: float
+    bias: float
+
+
+class FileRecord(_Strict):
+    num_bytes: int
+    sha256: str
+
+
+class BundleManifest(_Strict):
+    """``sightline.json``. ``fingerprint`` names the function (weights, preprocessing, tokenizer, pooling, post-map):
+    two encoders with the same fingerprint give the same vectors up to rounding, whatever file they came from."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    fingerprint: str
+    dim: int
+    pixels: PixelSpec
+    texts: TextSpec
+    score_scale: ScoreScale
+    licence: str
+    provenance: dict[str, Any] = {}
+    files: dict[str, FileRecord] = {}
+
+
+def fingerprint_of(
+    *, weights_sha256: str, architecture: dict[str, Any], pixels: dict[str, Any], texts: dict[str, Any]
+) -> str:
+    """64 hex digits over everything that decides a vector; inputs are JSON-serialisable and order does not matter."""
+    parts = {"weights": weights_sha256, "architecture": architecture, "pixels": pixels, "texts": texts}
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether ``path`` is a directory that claims to be a bundle."""
+    return (path / MANIFEST_NAME).is_file()
+
+
+def read_manifest(path: Path) -> BundleManifest:
+    """Read ``sightline.json`` without touching the weights. Raises EncoderUnknown or BundleCorrupt."""
+    if not is_bundle(path):
+        raise EncoderUnknown(
+            f"{path} is not an encoder bundle (it has no {MANIFEST_NAME}); "
+            "make one with: sightline encoder pull SPEC --out BUNDLE."
+        )
+    try:
+        return BundleManifest.model_validate_json((path / MANIFEST_NAME).read_bytes())
+    except (OSError, ValidationError, ValueError) as error:
+        raise BundleCorrupt(
+            f"{path / MANIFEST_NAME} is damaged or of a newer version; restore the bundle or update Sightline."
+        ) from error
+
+
+def verify_bundle(path: Path) -> BundleManifest:
+    """Read the manifest and compare the SHA-256 of every file with it. Raises BundleCorrupt naming the file."""
+    manifest = read_manifest(path)
+    for name, record in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleCorrupt(f"The bundle {path} lacks {name}; copy it again or restore it from a backup.")
+        if file.stat().st_size != record.num_bytes or sha256_of(file) != record.sha256:
+            raise BundleCorrupt(
+                f"{file} has changed since the bundle was made (its SHA-256 differs); "
+                "copy the bundle again or restore it from a backup."
+            )
+    return manifest
+
+
+def seal_bundle(directory: Path, manifest: BundleManifest) -> BundleManifest:
+    """Record every file of a finished directory in the manifest and write ``sightline.json`` last."""
+    files = {
+        file.relative_to(directory).as_posix(): FileRecord(num_bytes=file.stat().st_size, sha256=sha256_of(file))
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and file.name != MANIFEST_NAME
+    }
+    sealed = manifest.model_copy(update={"files": files})
+    (directory / MANIFEST_NAME).write_text(sealed.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return sealed
