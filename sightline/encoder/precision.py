@@ -1,0 +1,45 @@
+"""bf16 for the image tower on CPUs with bf16 matrix units, when it gives the same vectors.
+
+On an AMX machine ViT-B/32 at batch 32 encodes about 2.5 times as many images in bf16 as in fp32; below about
+20 million parameters the casts cost more than the matrix units save, so small towers stay in fp32.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+MIN_COSINE = 0.999
+MIN_PARAMETERS = 20_000_000
+_PROBE_IMAGES = 4
+
+
+def has_bf16_matrix_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware (AMX or AVX-512 BF16); False where it cannot be told."""
+    try:
+        flags = cpuinfo.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def bf16_copy(tower: nn.Module, height_px: int, width_px: int) -> nn.Module | None:
+    """A bf16 copy of an image tower, or None when it is too small to gain or misses the parity gate.
+
+    The gate encodes smooth random pictures, normalised like photos, with both towers and asks for a cosine of at
+    least ``MIN_COSINE`` for each.
+    """
+    if sum(parameter.numel() for parameter in tower.parameters()) < MIN_PARAMETERS:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(_PROBE_IMAGES, 3, 8, 8, generator=generator)
+    probe = nn.functional.interpolate(coarse, size=(height_px, width_px), mode="bicubic")  # [B, 3, H, W]
+    low = copy.deepcopy(tower).to(torch.bfloat16)
+    with torch.inference_mode():
+        exact = nn.functional.normalize(tower(probe).float(), dim=-1)  # [B, D]
+        rough = nn.functional.normalize(low(probe.to(torch.bfloat16)).float(), dim=-1)
+    cosine = (exact * rough).sum(dim=-1).min().item()
+    return low if cosine >= MIN_COSINE else None
