@@ -1,0 +1,160 @@
+"""Scenes in words: captions with paraphrases, and the swapped caption that is false of the same scene.
+
+Every caption tells the scene's core (see ``compose``), and no two cores give the same words; so captions of
+different scenes differ wherever their cores differ. Synonyms are few and used sparingly: a small encoder has
+to learn all of them from a few thousand pictures.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from training.world.scene import Background, Place, Scene, Thing
+
+NUM_CAPTIONS = 5
+
+SYNONYMS: dict[str, str] = {
+    "small": "little",
+    "large": "big",
+    "purple": "violet",
+    "circle": "disc",
+    "cross": "plus sign",
+    "diamond": "rhombus",
+}
+SYNONYM_CHANCE = 0.08
+
+AT_PLACE: dict[Place, tuple[str, ...]] = {
+    "top left": ("in the top left corner", "at the top left"),
+    "top": ("at the top", "at the top edge"),
+    "top right": ("in the top right corner", "at the top right"),
+    "left": ("on the left", "at the left edge"),
+    "centre": ("in the centre", "in the middle"),
+    "right": ("on the right", "at the right edge"),
+    "bottom left": ("in the bottom left corner", "at the bottom left"),
+    "bottom": ("at the bottom", "at the bottom edge"),
+    "bottom right": ("in the bottom right corner", "at the bottom right"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """How much a caption tells beyond the core."""
+
+    sizes: bool
+    background: bool
+
+
+FULL = Detail(sizes=True, background=True)
+CAPTION_DETAILS = (FULL, FULL, Detail(True, False), Detail(False, True), Detail(False, False))
+"""The first two captions tell everything; the others leave out the background, the sizes, or both."""
+
+
+def captions_of(scene: Scene, rng: random.Random) -> tuple[str, ...]:
+    """``NUM_CAPTIONS`` different captions, the most telling first; one state of ``rng`` gives the same
+    words."""
+    captions: list[str] = []
+    for detail in CAPTION_DETAILS:
+        caption = describe(scene, detail, rng)
+        while caption in captions:
+            caption = describe(scene, detail, rng)
+        captions.append(caption)
+    return tuple(captions)
+
+
+def describe(scene: Scene, detail: Detail, rng: random.Random) -> str:
+    """One caption of the scene."""
+    if scene.relation == "alone":
+        body = _one(scene.things[0], rng)
+    elif len(scene.things) == 2:
+        first, second = (noun_phrase(thing, detail.sizes, rng) for thing in scene.things)
+        body = _two(first, second, scene.relation == "left of", rng)
+    else:
+        # Sizes stay untold for three things: the caption would outgrow a small encoder's context.
+        names = [noun_phrase(thing, False, rng) for thing in scene.things]
+        body = _three(names[0], names[1], names[2], scene.relation == "row", rng)
+    return f"{body} {_on(scene.background, rng)}" if detail.background else body
+
+
+def swap_of(scene: Scene) -> tuple[str, str] | None:
+    """(true caption, swapped caption) of a scene of two things, else None.
+
+    The two captions have the same words in another order. Colours change places; where the colours are the
+    same, shapes do. Either way the swap is false of the scene.
+    """
+    if len(scene.things) != 2:
+        return None
+    first, second = scene.things
+    joint = scene.relation
+    true = f"{_article(first.colour)} {first.shape} {joint} {_article(second.colour)} {second.shape}"
+    if first.colour != second.colour:
+        swapped = f"{_article(second.colour)} {first.shape} {joint} {_article(first.colour)} {second.shape}"
+    else:
+        swapped = f"{_article(first.colour)} {second.shape} {joint} {_article(second.colour)} {first.shape}"
+    return true, swapped
+
+
+def noun_phrase(thing: Thing, with_size: bool, rng: random.Random) -> str:
+    """Such as "a small red circle"."""
+    words = [_word(thing.colour, rng), _word(thing.shape, rng)]
+    if with_size:
+        words.insert(0, _word(thing.size, rng))
+    return _article(" ".join(words))
+
+
+def _one(thing: Thing, rng: random.Random) -> str:
+    # The size is part of a single thing's core and therefore always told.
+    name = noun_phrase(thing, True, rng)
+    where = rng.choice(AT_PLACE[thing.place])
+    return rng.choice((f"{name} {where}", f"{name} {where}", f"{where} {name}"))
+
+
+def _two(first: str, second: str, across: bool, rng: random.Random) -> str:
+    if across:
+        forms = (
+            f"{first} left of {second}",
+            f"{first} to the left of {second}",
+            f"{second} right of {first}",
+            f"{second} to the right of {first}",
+            f"{first} on the left and {second} on the right",
+        )
+    else:
+        forms = (
+            f"{first} above {second}",
+            f"{first} over {second}",
+            f"{second} below {first}",
+            f"{second} under {first}",
+            f"{first} at the top and {second} at the bottom",
+        )
+    return rng.choice(forms)
+
+
+def _three(first: str, second: str, third: str, across: bool, rng: random.Random) -> str:
+    if across:
+        forms = (
+            f"{first}, {second} and {third} in a row",
+            f"from left to right {first}, {second} and {third}",
+            f"{second} between {first} on the left and {third} on the right",
+        )
+    else:
+        forms = (
+            f"{first}, {second} and {third} in a column",
+            f"from top to bottom {first}, {second} and {third}",
+            f"{second} between {first} above and {third} below",
+        )
+    return rng.choice(forms)
+
+
+def _on(background: Background, rng: random.Random) -> str:
+    joint = rng.choice(("on", "on", "against"))
+    return f"{joint} {_article(background)} background"
+
+
+def _word(word: str, rng: random.Random) -> str:
+    if word in SYNONYMS and rng.random() < SYNONYM_CHANCE:
+        return SYNONYMS[word]
+    return word
+
+
+def _article(words: str) -> str:
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
