@@ -1,0 +1,34 @@
+"""The collection: a searchable set on disk, as a directory of immutable generations.
+
+::
+
+    COLLECTION/
+      CURRENT                           names the generation that readers open
+      gen-000001/
+        manifest.json                   encoder identity, counts that add up, a SHA-256 for every other file
+        img_emb/img_emb_0.npy           float16 [N, D], unit vectors: the truth
+        text_emb/text_emb_0.npy         float16 [M, D], one row for each caption
+        metadata/metadata_0.parquet     one row for each picture, in the order of img_emb
+        captions/captions_0.parquet     one row for each caption, in the order of text_emb
+        thumbnails/thumbnails_0.tar     WebP thumbnails in a plain tar; offsets are in the metadata
+        ledger.jsonl                    every input that was not indexed, and why
+
+Embedding and metadata shards keep the names that clip-retrieval, autofaiss and embedding-reader read.
+"""
+
+from sightline.collection.manifest import CollectionManifest, Counts, EncoderRecord
+from sightline.collection.reader import Generation, Item, open_collection
+from sightline.collection.verify import verify_collection
+from sightline.collection.writer import GenerationWriter, NewItem
+
+__all__ = [
+    "CollectionManifest",
+    "Counts",
+    "EncoderRecord",
+    "Generation",
+    "GenerationWriter",
+    "Item",
+    "NewItem",
+    "open_collection",
+    "verify_collection",
+]
