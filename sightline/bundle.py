@@ -20,7 +20,6 @@ from sightline.images import PixelSpec
 from sightline.storage import sha256_of
 from sightline.texts import TextSpec
 
-SCHEMA_VERSION = 1
 MANIFEST_NAME = "sightline.json"
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -51,7 +50,7 @@ class BundleManifest(_Strict):
     """``sightline.json``. ``fingerprint`` names the function (weights, preprocessing, tokenizer, pooling, post-map):
     two encoders with the same fingerprint give the same vectors up to rounding, whatever file they came from."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str
     fingerprint: str
     dim: int

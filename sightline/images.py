@@ -144,7 +144,8 @@ def _open(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
         raise _format_error(data, limits) from error
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(
-            f"The image has more than {limits.max_pixels:,} pixels; scale it down first.", limit_pixels=limits.max_pixels
+            f"The image has more than {limits.max_pixels:,} pixels; scale it down first.",
+            limit_pixels=limits.max_pixels,
         ) from error
     except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
         raise ImageCorrupt("The image's header is damaged; send the complete file.") from error

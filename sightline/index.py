@@ -17,7 +17,7 @@ from sightline.errors import DependencyMissing, QueryError
 try:
     import faiss
 except ImportError:  # said clearly by require_faiss, where it can reach the user
-    faiss = None
+    faiss = None  # type: ignore[assignment]
 
 Scores = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -64,7 +64,9 @@ class VectorIndex:
         for start in range(0, self.num_rows, _ADD_ROWS):
             block = np.ascontiguousarray(vectors[start : start + _ADD_ROWS], dtype=np.float32)
             if not np.isfinite(block).all():
-                raise QueryError("Vectors to be indexed contain values that are not numbers; build the collection again.")
+                raise QueryError(
+                    "Vectors to be indexed contain values that are not numbers; build the collection again."
+                )
             self._index.add(block)
 
     def search(self, queries: Scores, k: int, allowed: npt.NDArray[np.bool_] | None = None) -> Hits:
@@ -75,7 +77,9 @@ class VectorIndex:
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise QueryError(f"Query vectors have {queries.shape[-1]} dimensions and the index has {self.dim}; use its encoder.")
+            raise QueryError(
+                f"Query vectors have {queries.shape[-1]} dimensions and the index has {self.dim}; use its encoder."
+            )
         if not np.isfinite(queries).all():
             raise QueryError("A query vector contains values that are not numbers; send finite numbers.")
         if k < 1:
@@ -89,7 +93,8 @@ class VectorIndex:
             if allowed.shape != (self.num_rows,):
                 raise QueryError(f"The filter has {allowed.shape} entries and the index {self.num_rows} rows.")
             bits = np.packbits(allowed, bitorder="little")
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]  # the stubs lack the wrapper
+            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         scores, rows = self._index.search(queries, k, params=parameters)
         order = np.lexsort((rows, -scores), axis=-1)  # FAISS leaves equal scores in no fixed order
         return Hits(np.take_along_axis(scores, order, axis=-1), np.take_along_axis(rows, order, axis=-1))

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sightline.bundle import FileRecord
 from sightline.errors import CollectionCorrupt, SourceError
 
-SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 CURRENT_NAME = "CURRENT"
 LEDGER_NAME = "ledger.jsonl"
@@ -57,7 +56,7 @@ class Counts(_Strict):
 class CollectionManifest(_Strict):
     """What a generation is. ``index`` holds the plan and its measured recall, by kind of query."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     generation: str
     created: str
     sightline_version: str
@@ -98,7 +97,9 @@ def read_manifest(generation: Path) -> CollectionManifest:
             "restore the generation, update Sightline or build the collection again."
         ) from error
     if not manifest.counts.add_up() or manifest.counts.indexed != manifest.num_items:
-        raise CollectionCorrupt(f"The counts in {generation / MANIFEST_NAME} do not add up; build the collection again.")
+        raise CollectionCorrupt(
+            f"The counts in {generation / MANIFEST_NAME} do not add up; build the collection again."
+        )
     return manifest
 
 
@@ -109,6 +110,6 @@ def next_generation_name(collection: Path) -> str:
 
 
 def shard_name(kind: str, shard: int, num_shards: int, suffix: str) -> str:
-    """``img_emb/img_emb_07.npy``: numbers are padded so that the lexicographic order other tools use is the row order."""
+    """``img_emb/img_emb_07.npy``: numbers are padded, so that lexicographic order is row order."""
     width = len(str(max(num_shards - 1, 0)))
     return f"{kind}/{kind}_{shard:0{width}d}.{suffix}"

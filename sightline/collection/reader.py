@@ -46,12 +46,16 @@ class Generation:
         self._items = self._table("metadata")
         self._captions = self._table("captions")
         if self._items.num_rows != manifest.num_items or self._captions.num_rows != manifest.num_captions:
-            raise CollectionCorrupt(f"The tables of {directory} do not have the rows its manifest promises; build it again.")
+            raise CollectionCorrupt(
+                f"The tables of {directory} do not have the rows its manifest promises; build it again."
+            )
         self._ids = self._items.column("item_id").to_pylist()
         self._rows = {item_id: row for row, item_id in enumerate(self._ids)}
         if len(self._rows) != len(self._ids):
             raise CollectionCorrupt(f"{directory} holds an item id twice; build the collection again.")
-        self._caption_items = self._captions.column("item_row").to_numpy().astype(np.int64)  # [M]
+        self._caption_items: npt.NDArray[np.int64] = (
+            self._captions.column("item_row").to_numpy().astype(np.int64)
+        )  # [M]
         self._thumbnails = [
             os.open(directory / self._shard("thumbnails", shard, "tar"), os.O_RDONLY)
             for shard in range(manifest.num_shards)
@@ -132,7 +136,9 @@ class Generation:
                 [pq.read_table(self.directory / self._shard(kind, shard, "parquet")) for shard in shards]
             ).combine_chunks()
         except (OSError, pa.ArrowException) as error:
-            raise CollectionCorrupt(f"The {kind} of {self.directory} cannot be read; restore it or build it again.") from error
+            raise CollectionCorrupt(
+                f"The {kind} of {self.directory} cannot be read; restore it or build it again."
+            ) from error
 
     def _vectors(self, kind: str, rows: int) -> npt.NDArray[np.float16]:
         shards = [
@@ -142,9 +148,10 @@ class Generation:
         vectors = shards[0] if len(shards) == 1 else np.concatenate(shards)  # [rows, D]
         if vectors.shape != (rows, self.manifest.encoder.dim) or vectors.dtype != np.float16:
             raise CollectionCorrupt(
-                f"{kind} of {self.directory} is {vectors.dtype} {vectors.shape}, not what its manifest promises; build it again."
+                f"{kind} of {self.directory} is {vectors.dtype} {vectors.shape}, "
+                "not what its manifest promises; build the collection again."
             )
-        return vectors  # type: ignore[no-any-return]
+        return vectors
 
 
 def open_collection(path: Path, *, verify: bool = True) -> Generation:

@@ -42,10 +42,18 @@ METADATA_SCHEMA = pa.schema(
 )
 CAPTIONS_SCHEMA = pa.schema([("caption", pa.string()), ("item_id", pa.string()), ("item_row", pa.int64())])
 
+_SHARD_KINDS = (
+    ("img_emb", "npy"),
+    ("text_emb", "npy"),
+    ("metadata", "parquet"),
+    ("captions", "parquet"),
+    ("thumbnails", "tar"),
+)
+
 
 @dataclass(frozen=True)
 class NewItem:
-    """A picture to be added. ``vector`` is float32 ``[D]`` and ``caption_vectors`` float32 ``[C, D]``, both unit length;
+    """A picture to be added. ``vector`` is float32 ``[D]``, ``caption_vectors`` float32 ``[C, D]``, of unit length;
     ``metadata`` is JSON-serialisable; ``thumbnail`` is WebP."""
 
     item_id: str
@@ -107,7 +115,7 @@ class GenerationWriter:
             self._flush()
 
     def reject(self, uri: str, outcome: str, reason: str, detail: str) -> None:
-        """Record an input that is not indexed: ``outcome`` is duplicate, skipped or failed, ``reason`` a stable code."""
+        """Record an input that is not indexed; ``outcome``: duplicate, skipped or failed; ``reason``: a stable code."""
         self._ledger.append({"uri": uri, "outcome": outcome, "reason": reason, "detail": detail})
 
     def publish(self, counts: Counts, *, source: str, index: dict[str, Any]) -> CollectionManifest:
@@ -186,15 +194,13 @@ class GenerationWriter:
         return offsets
 
     def _pad_shard_numbers(self) -> None:
-        for kind, suffix in (
-            ("img_emb", "npy"), ("text_emb", "npy"), ("metadata", "parquet"), ("captions", "parquet"), ("thumbnails", "tar"),
-        ):  # fmt: skip
+        for kind, suffix in _SHARD_KINDS:
             for shard in range(self._num_shards):
                 final = layout.shard_name(kind, shard, self._num_shards, suffix)
                 self._path(kind, shard, suffix).rename(self._directory / final)
 
 
-class _NotPublished(Exception):  # noqa: N818 - control flow, never seen by a caller
+class _NotPublished(Exception):
     """Makes the directory context throw its work away."""
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -22,6 +20,7 @@ from open_clip import pretrained as registry
 from torch import nn
 
 from sightline import bundle, licences
+from sightline.encoder.hub import hub_access, quiet_logging
 from sightline.encoder.spec import EncoderSpec
 from sightline.errors import (
     EncoderUnknown,
@@ -60,7 +59,6 @@ def load_checkpoint(spec: EncoderSpec, *, accept_licence: str | None = None) -> 
 
     Raises EncoderUnknown, EncoderUnsuitable, LicenceRefused, HubUnreachable or BundleCorrupt.
     """
-    logging.getLogger("root").setLevel(logging.ERROR)  # open_clip reports every step on the root logger
     if spec.kind == "bundle":
         return _from_bundle(spec, accept_licence)
     config = open_clip.get_model_config(spec.model)
@@ -92,8 +90,12 @@ def describe_texts(model_cfg: dict[str, Any]) -> TextSpec:
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The checkpoint's own tokenizer. Raises HubUnreachable when it has to be downloaded and cannot be."""
+    downloads = checkpoint.texts.tokenizer != _BUILT_IN_TOKENIZER and not checkpoint.tokenizer_source.startswith(
+        "local-dir:"
+    )
     try:
-        tokenizer = open_clip.get_tokenizer(checkpoint.tokenizer_source)
+        with hub_access() if downloads else quiet_logging():
+            tokenizer = open_clip.get_tokenizer(checkpoint.tokenizer_source)
     except Exception as error:
         raise _unreachable(checkpoint.texts.tokenizer, "tokenizer", checkpoint.name) from error
     if getattr(tokenizer, "reduction_fn", None) is not None:
@@ -154,9 +156,7 @@ def _tag_preprocess(spec: EncoderSpec, config: dict[str, Any]) -> dict[str, Any]
     return {}
 
 
-def _local_preprocess(
-    spec: EncoderSpec, config: dict[str, Any], licence: str
-) -> tuple[dict[str, Any], str]:
+def _local_preprocess(spec: EncoderSpec, config: dict[str, Any], licence: str) -> tuple[dict[str, Any], str]:
     """Preprocessing for a local file or untrained weights: a config beside the file, else what all tags agree on."""
     beside = spec.path.parent / bundle.CONFIG_NAME if spec.path is not None else None
     if beside is not None and beside.is_file():
@@ -168,9 +168,7 @@ def _local_preprocess(
             )
         return {k: v for k, v in written.get("preprocess_cfg", {}).items() if k in _PREPROCESS_KEYS}, licence
     tags = registry.list_pretrained_tags_by_model(spec.model)
-    choices = [
-        {key: registry.get_pretrained_cfg(spec.model, tag)[key] for key in _PREPROCESS_KEYS} for tag in tags
-    ]
+    choices = [{key: registry.get_pretrained_cfg(spec.model, tag)[key] for key in _PREPROCESS_KEYS} for tag in tags]
     if spec.kind == "file" and any(choice != choices[0] for choice in choices):
         raise EncoderUnsuitable(
             f"Published weights of {spec.model} differ in their preprocessing, so it cannot be told from the name; "
@@ -193,9 +191,10 @@ def _create(
     model: str, pretrained: str | None, name: str, preprocess: dict[str, Any] | None = None, *, downloads: bool = False
 ) -> nn.Module:
     try:
-        built: nn.Module = open_clip.create_model(
-            model, pretrained, precision="fp32", force_preprocess_cfg=preprocess or None, pretrained_text=False
-        )
+        with hub_access() if downloads else quiet_logging():
+            built: nn.Module = open_clip.create_model(
+                model, pretrained, precision="fp32", force_preprocess_cfg=preprocess or None, pretrained_text=False
+            )
     except SightlineError:
         raise
     except Exception as error:
@@ -208,9 +207,7 @@ def _create(
     return built.eval().requires_grad_(False)
 
 
-def _checkpoint(
-    name: str, model: nn.Module, config: dict[str, Any], licence: str, spec: EncoderSpec
-) -> Checkpoint:
+def _checkpoint(name: str, model: nn.Module, config: dict[str, Any], licence: str, spec: EncoderSpec) -> Checkpoint:
     config = copy.deepcopy(config)
     config["text_cfg"].pop("hf_model_pretrained", None)
     if "siglip" in spec.model.lower() and not config["text_cfg"].get("hf_tokenizer_name"):

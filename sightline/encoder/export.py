@@ -21,7 +21,9 @@ _PROBE_TEXTS = ("a photo of a dog", "two people on a beach at sunset", "RED circ
 _MAX_DIFFERENCE = 1e-6
 
 
-def write_bundle(checkpoint: Checkpoint, out: Path, *, provenance: dict[str, Any] | None = None) -> bundle.BundleManifest:
+def write_bundle(
+    checkpoint: Checkpoint, out: Path, *, provenance: dict[str, Any] | None = None
+) -> bundle.BundleManifest:
     """Export a checkpoint as a bundle directory at ``out``.
 
     The bundle is written beside ``out``, loaded back from disk, compared with the model in memory on probe pixels and
@@ -34,7 +36,9 @@ def write_bundle(checkpoint: Checkpoint, out: Path, *, provenance: dict[str, Any
             "preprocess_cfg": _preprocess_cfg(checkpoint),
         }
         (directory / bundle.CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.model.state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.model.state_dict().items()
+        }
         save_file(state, directory / bundle.WEIGHTS_NAME, metadata={"format": "pt"})
         if checkpoint.model_cfg["text_cfg"].get("hf_tokenizer_name"):
             load_tokenizer(checkpoint).save_pretrained(str(directory))  # type: ignore[attr-defined]
@@ -86,4 +90,3 @@ def _compare(original: Encoder, reloaded: Encoder) -> None:
         raise BundleCorrupt(
             f"The exported bundle gives other vectors than the model (by {worst:.2g}); the export was not published."
         )
-

@@ -21,7 +21,13 @@ from sightline.images import PIPELINE_VERSION
 Precision = Literal["auto", "fp32", "bf16"]
 
 # Keys of a model config that shape training or loading, not the function that the weights compute.
-_NOT_PART_OF_THE_FUNCTION = ("timm_model_pretrained", "hf_model_pretrained", "patch_dropout", "timm_drop", "timm_drop_path")
+_NOT_PART_OF_THE_FUNCTION = (
+    "timm_model_pretrained",
+    "hf_model_pretrained",
+    "patch_dropout",
+    "timm_drop",
+    "timm_drop_path",
+)
 
 
 def load_encoder(
@@ -68,7 +74,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 def score_scale(model: nn.Module) -> ScoreScale:
     """The checkpoint's own scale and bias; a bias means that it was trained with the sigmoid loss."""
-    scale = math.exp(float(model.logit_scale.detach().mean()))  # type: ignore[operator,union-attr,arg-type]
+    scale = math.exp(float(model.logit_scale.detach().mean()))  # type: ignore[operator]
     bias = getattr(model, "logit_bias", None)
     if bias is None:
         return ScoreScale(kind="softmax", scale=scale, bias=0.0)

@@ -13,15 +13,16 @@ from torch import nn
 
 from sightline.bundle import ScoreScale
 from sightline.encoder.checkpoint import Checkpoint, Tokenizer, load_tokenizer
-from sightline.encoder.text_tower import encode_tokens
+from sightline.encoder.text_tower import encode_tokens, groups_by_length, trimmable
 from sightline.errors import EncodingFailed
-from sightline.images import PixelSpec, Pixels, to_pixels
+from sightline.images import Pixels, PixelSpec, to_pixels
 from sightline.texts import TextSpec
 
 Vectors = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
 
 _MAX_CACHED_WORDS = 100_000
+_TEXT_GROUP_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Pixels) -> Vectors:
-        """uint8 ``[B, H, W, 3]`` → float32 ``[B, D]``, each row of length 1. Raises EncodingFailed on non-finite output."""
+        """uint8 ``[B, H, W, 3]`` → float32 ``[B, D]``, of length 1. Raises EncodingFailed (values not finite)."""
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)  # [B, H, W, 3]
         batch = batch.permute(0, 3, 1, 2).float().div_(255.0)  # [B, 3, H, W]
         batch = batch.sub_(self._mean).div_(self._std).to(self._image_dtype)
@@ -96,8 +97,13 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tokens) -> Vectors:
-        """int64 ``[B, L]`` → float32 ``[B, D]``, each row of length 1. Raises EncodingFailed on non-finite output."""
-        return self._unit(encode_tokens(self._model, torch.from_numpy(np.ascontiguousarray(tokens)).to(self.device)))
+        """int64 ``[B, L]`` → float32 ``[B, D]``, of length 1. Raises EncodingFailed (values not finite)."""
+        batch = torch.from_numpy(np.ascontiguousarray(tokens)).to(self.device)  # [B, L]
+        if not trimmable(self._model) or len(batch) <= _TEXT_GROUP_SIZE:
+            return self._unit(encode_tokens(self._model, batch))
+        groups = groups_by_length(batch.argmax(dim=-1), group_size=_TEXT_GROUP_SIZE)
+        features = torch.cat([encode_tokens(self._model, batch[rows]) for rows in groups])  # [B, D], sorted
+        return self._unit(features[torch.argsort(torch.cat(groups))])
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts → float32 ``[B, D]``, each row of length 1. Limits are the caller's business (``sightline.texts``)."""
@@ -112,4 +118,4 @@ class Encoder:
         vectors = nn.functional.normalize(features.float(), dim=-1)  # [B, D]
         if not bool(torch.isfinite(vectors).all()):
             raise EncodingFailed("The encoder produced values that are not numbers; check its weights.")
-        return vectors.cpu().numpy()  # type: ignore[no-any-return]
+        return vectors.cpu().numpy()

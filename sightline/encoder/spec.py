@@ -9,9 +9,7 @@ from typing import Literal
 from sightline.bundle import is_bundle
 from sightline.errors import EncoderUnknown
 
-FORMS = (
-    "a bundle directory, MODEL:TAG (ViT-B-32-SigLIP2-256:webli), MODEL:/path/to/weights.safetensors or MODEL:random"
-)
+FORMS = "a bundle directory, MODEL:TAG (ViT-B-32-SigLIP2-256:webli), MODEL:/path/to/weights.safetensors or MODEL:random"
 
 
 @dataclass(frozen=True)

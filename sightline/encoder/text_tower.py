@@ -7,6 +7,8 @@ three to five times less work. SigLIP-type towers attend to their padding and mu
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from open_clip.transformer import text_global_pool
 from torch import nn
@@ -31,7 +33,7 @@ def encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """
     if not trimmable(model):
         return model.encode_text(tokens)  # type: ignore[operator,no-any-return]
-    tower = getattr(model, "text", model)
+    tower: Any = getattr(model, "text", model)
     length = int(tokens.argmax(dim=-1).max()) + 1
     tokens = tokens[:, :length]  # [B, longest]
     cast_dtype = tower.transformer.get_cast_dtype()
@@ -43,6 +45,12 @@ def encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     if projection is None:
         return x  # type: ignore[no-any-return]
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection  # type: ignore[no-any-return]
+
+
+def groups_by_length(lengths: torch.Tensor, *, group_size: int) -> list[torch.Tensor]:
+    """Row numbers of texts in groups of similar length: int64 ``[B]`` → a list of int64 ``[≤ group_size]``, shortest
+    first, so that one long text does not make a whole batch long."""
+    return list(torch.split(torch.argsort(lengths, stable=True), group_size))
 
 
 def _pool_type(tower: nn.Module) -> str:

@@ -1,0 +1,54 @@
+# Sightline's commands. `make demo` and `make test` set everything up by themselves, in .venv beside this file.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FAISS ?= cpu
+
+.PHONY: help demo test check format test-slow test-fault test-gpu test-realdata clean
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Sightline needs Python 3.11 or newer; set PYTHON=python3.11")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "This Python cannot make virtual environments; install python3-venv (Debian: apt install python3-venv)."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned versions into $(VENV); torch makes that several GB and a few minutes, once."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(FAISS)]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(FAISS),dev]'
+	@touch $@
+
+demo: $(VENV)/.run  ## draw a small world, train on it, index it and serve it, all offline
+	$(BIN)/sightline demo
+
+test: $(VENV)/.dev  ## the whole fast test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## ruff, strict mypy and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev  ## let ruff rewrite the code's layout
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-slow: $(VENV)/.dev  ## tests that take minutes, the demo's figures among them
+	$(BIN)/python -m pytest -m slow
+
+test-fault: $(VENV)/.dev  ## tests that inject faults
+	$(BIN)/python -m pytest -m fault
+
+test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+test-realdata: $(VENV)/.dev  ## tests on real photos; set SIGHTLINE_TEST_DATA to their folder
+	$(BIN)/python -m pytest -m realdata
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
