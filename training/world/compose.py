@@ -1,6 +1,6 @@
 """Make a scene from (seed, split, number), and keep what training sees apart from what is held out.
 
-The separation is by meaning, not by chance. Every caption of a scene tells at least its *core*: colours,
+The separation is by meaning, not by chance. Every caption that names colours tells a scene's *core*: colours,
 shapes and relation for two or three things; colour, shape, size and place for one. A fixed hash of the core
 decides whether it belongs to training or is held out, so no caption of a held-out scene can occur in
 training, whatever the seeds. A core and its swap (colours exchanged) always fall on the same side, so that
@@ -31,8 +31,8 @@ from training.world.scene import (
     place_of,
 )
 
-RADIUS: dict[Size, float] = {"small": 0.105, "medium": 0.150, "large": 0.210}
-"""Half extents as fractions of the side: 10, 14 and 20 px across in a picture of 48 px, legible to the
+RADIUS: dict[Size, float] = {"small": 0.120, "medium": 0.165, "large": 0.220}
+"""Half extents as fractions of the side: 12, 16 and 21 px across in a picture of 48 px, legible to the
 eye."""
 
 HELD_OUT_SHARE = 5
@@ -125,11 +125,14 @@ def _line(rng: random.Random, background: Background, count: int) -> Scene:
     it."""
     across = rng.random() < 0.5  # left to right, else top to bottom
     kinds = _distinct_kinds(rng, count)
-    sizes: list[Size] = [rng.choice(SIZES if count == 2 else SIZES[:2]) for _ in kinds]
-    radii = [RADIUS[size] * rng.uniform(0.94, 1.06) for size in sizes]
+    sizes: list[Size] = [rng.choice(SIZES) for _ in kinds]
+    if count == 3:
+        sizes = ["small", "small", rng.choice(SIZES[:2])]  # two medium ones would leave no air
+        rng.shuffle(sizes)
+    radii = [RADIUS[size] * rng.uniform(0.97, 1.03) for size in sizes]
     free = 0.96 - 2 * sum(radii)
-    gap = 0.035 if count == 3 else 0.06
-    spare = max(free - gap * (count - 1), 0.0)
+    gap = 0.04
+    spare = free - gap * (count - 1)
     cuts = sorted(rng.uniform(0.0, spare) for _ in range(count))
     # Half of the spare room is spread evenly, half falls by chance: scenes look composed, yet no two alike.
     along: list[float] = []
@@ -159,9 +162,7 @@ def _distinct_kinds(rng: random.Random, count: int) -> list[tuple[Colour, Shape]
     return kinds
 
 
-def _thing(
-    rng: random.Random, colour: Colour, shape: Shape, size: Size, x: float, y: float, radius: float
-) -> Thing:
+def _thing(rng: random.Random, colour: Colour, shape: Shape, size: Size, x: float, y: float, radius: float) -> Thing:
     tilt = rng.uniform(-8.0, 8.0)  # small enough that a tilted square never passes for a diamond
     return Thing(
         colour=colour,

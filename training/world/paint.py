@@ -96,15 +96,12 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, ink: Rgb, side: int) ->
     if thing.shape == "circle":
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
     elif thing.shape == "ring":
-        draw.ellipse(
-            (x - radius, y - radius, x + radius, y + radius), outline=ink, width=round(radius * 0.42)
-        )
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=ink, width=round(radius * 0.42))
     else:
         turn = math.radians(thing.tilt_degrees)
         cos, sin = math.cos(turn), math.sin(turn)
         points = [
-            (x + radius * (px * cos + py * sin), y + radius * (py * cos - px * sin))
-            for px, py in OUTLINES[thing.shape]
+            (x + radius * (px * cos + py * sin), y + radius * (py * cos - px * sin)) for px, py in OUTLINES[thing.shape]
         ]
         draw.polygon(points, fill=ink)
 

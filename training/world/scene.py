@@ -11,9 +11,7 @@ Colour = Literal["red", "orange", "yellow", "green", "blue", "purple", "pink", "
 Shape = Literal["circle", "square", "triangle", "star", "heart", "cross", "ring", "diamond"]
 Size = Literal["small", "medium", "large"]
 Background = Literal["white", "grey", "black", "beige", "striped", "dotted"]
-Place = Literal[
-    "top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right"
-]
+Place = Literal["top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right"]
 Relation = Literal["alone", "left of", "above", "row", "column"]
 Split = Literal["train", "held-out"]
 

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sightline.errors import RecipeError
+from tests.training.conftest import TINY_RECIPE
+from training.model import build_checkpoint
+from training.recipe import RECIPES, parse_recipe, read_recipe
+
+
+def test_our_own_recipes_are_sound() -> None:
+    names = [file.stem for file in RECIPES.glob("*.toml")]
+    assert "drawn-world" in names
+    for name in names:
+        recipe = read_recipe(name)
+        assert recipe.name == name
+        assert build_checkpoint(recipe).texts.tokenizer == "clip-bpe"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("num_steps = 8", "num_step = 8", "unknown key 'num_step' in [training]; did you mean 'num_steps'?"),
+        ('name = "tiny"', 'nmae = "tiny"', "unknown key 'nmae'; did you mean 'name'?"),
+        ("seed = 3", "sede = 3", "unknown key 'sede'; did you mean 'seed'?"),
+        ("num_steps = 8", "", "lacks the key 'num_steps' in [training]; add it."),
+        ("batch_size = 8", "batch_size = 1", "wrong value for 'batch_size' in [training]"),
+        ("warmup_steps = 2", "warmup_steps = 8", "[training] needs warmup_steps below num_steps."),
+        ("embed_dim = 16", "", "[model] needs either encoder, or all of embed_dim, vision and text."),
+        ("embed_dim = 16", 'embed_dim = 16\nencoder = "ViT-B-32:openai"', "keep one of the two"),
+        ("[training]", "[training", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence_with_the_fix(old: str, new: str, sentence: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        parse_recipe(TINY_RECIPE.replace(old, new), "tiny.toml")
+    assert sentence in raised.value.message
+    assert "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("patch_size = 8", "patchsize = 8", "Unknown key 'patchsize' in [model.vision]; did you mean 'patch_size'?"),
+        ("heads = 2", "head = 2", "Unknown key 'head' in [model.text]; did you mean 'heads'?"),
+        ("patch_size = 8", "patch_size = 7", "must be a multiple of patch_size"),
+        ("patch_size = 8", "patch_size = 8, timm_model_name = 'vit'", "timm"),
+        ("heads = 2", "heads = 2, vocab_size = 9", "vocab_size in [model.text] must be 49408"),
+        ("heads = 2", "heads = 3", "cannot be built"),
+    ],
+)
+def test_an_impossible_architecture_is_refused(old: str, new: str, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=r".") as raised:
+        build_checkpoint(parse_recipe(TINY_RECIPE.replace(old, new), "tiny.toml"))
+    assert sentence in raised.value.message
+
+
+def test_a_recipe_that_is_not_there_names_the_built_in_ones(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"built-in names: .*drawn-world"):
+        read_recipe(str(tmp_path / "none.toml"))
+
+
+def test_the_same_seed_gives_the_same_new_weights() -> None:
+    recipe = parse_recipe(TINY_RECIPE, "tiny.toml")
+    first, second = build_checkpoint(recipe).model, build_checkpoint(recipe).model
+    other = build_checkpoint(recipe.model_copy(update={"seed": 4})).model
+    assert all((a == b).all() for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert any((a != b).any() for a, b in zip(first.parameters(), other.parameters(), strict=True))
