@@ -1,0 +1,66 @@
+"""The FastAPI app around an engine. Nothing happens at import: ``create_app`` is called by the server and the tests."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.documentation import DESCRIPTION, document
+from service.engine import Engine
+from service.middleware import OPENAI_PATHS, Admit, CancelOnDisconnect, Observe
+from service.problems import BodyInvalid, MethodNotAllowed, RouteUnknown, problem_response
+from service.routes.catalogue import catalogue_router
+from service.routes.clip_retrieval import clip_retrieval_router
+from service.routes.embeddings import embeddings_router
+from service.routes.page import page_router
+from service.routes.probes import probes_router
+from service.routes.replies import context_of
+from service.routes.search import search_router
+from service.settings import Settings
+from sightline import __version__
+from sightline.errors import SightlineError
+
+
+def create_app(engine: Engine, settings: Settings) -> FastAPI:
+    """An ASGI app that answers with this engine. Starting and closing the engine is the caller's business.
+
+    There is no ``/docs``: FastAPI's page loads its scripts from elsewhere. ``/openapi.json`` is complete.
+    """
+    app = FastAPI(
+        title="Sightline", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None,
+        redirect_slashes=False,
+    )  # fmt: skip
+    for router in (
+        search_router(engine), embeddings_router(engine), catalogue_router(engine), clip_retrieval_router(engine),
+        probes_router(engine), page_router(),
+    ):  # fmt: skip
+        app.include_router(router)
+    app.openapi = document(app)  # type: ignore[method-assign]
+
+    async def answer_error(request: Request, error: Exception) -> Response:
+        ours = _as_ours(error)
+        engine.metrics.rejected.labels(ours.code).inc()
+        openai = request.scope["path"] in OPENAI_PATHS
+        return problem_response(ours, context_of(request).request_id, openai=openai)
+
+    for kind in (SightlineError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, answer_error)
+    app.add_middleware(CancelOnDisconnect, metrics=engine.metrics)
+    app.add_middleware(Admit, settings=settings, metrics=engine.metrics)
+    app.add_middleware(Observe, settings=settings, metrics=engine.metrics)
+    return app
+
+
+def _as_ours(error: Exception) -> SightlineError:
+    """Starlette's and FastAPI's errors in our words."""
+    if isinstance(error, SightlineError):
+        return error
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return RouteUnknown("There is no such route; GET /openapi.json lists them.")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return MethodNotAllowed(f"This route does not take this method; use {allow or 'another'}.", allow=allow)
+    return BodyInvalid("The request is not what this route takes; GET /openapi.json describes it.", [])

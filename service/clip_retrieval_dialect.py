@@ -1,0 +1,56 @@
+"""clip-retrieval's dialect: its clients' bodies as our questions.
+
+Its clients always send options of its own pipeline (safety, violence and aesthetic models, multilingual CLIP,
+deduplication). They are accepted, and those that were switched on are named in the answer's ``Sightline-Ignored``
+header: duplicates are removed when a collection is built, the rest Sightline does not do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from service.bodies import decode_base64
+from service.schemas import KnnServiceBody
+from sightline.errors import NotFound, QueryError
+
+IGNORED_HEADER = "Sightline-Ignored"
+_IGNORED = (
+    "num_result_ids", "use_mclip", "deduplicate", "use_safety_model", "use_violence_detector", "aesthetic_score",
+    "aesthetic_weight",
+)  # fmt: skip
+
+
+def question_of(
+    body: KnnServiceBody, collection: str, dim: int, max_image_bytes: int
+) -> str | bytes | npt.NDArray[np.float32]:
+    """What is searched with: a text, an encoded picture, or a unit vector float32 ``[D]``.
+
+    Raises QueryError, NotFound (another index), BodyMalformed or ImageTooLarge.
+    """
+    if body.indice_name not in (None, "", collection):
+        raise NotFound("There is no index of this name here; GET /indices-list names the one there is.")
+    if body.image_url:
+        raise QueryError("Pictures are not fetched from addresses; send the bytes in base64 as image.")
+    given = [one for one in (body.text, body.image, body.embedding_input) if one]
+    if len(given) != 1:
+        raise QueryError("Give exactly one of text, image and embedding_input to search with.")
+    if body.embedding_input:
+        return _unit(body.embedding_input, dim)
+    if body.image:
+        return decode_base64(body.image, max_image_bytes)
+    assert body.text
+    return body.text
+
+
+def ignored_options(body: KnnServiceBody) -> str:
+    """The names of options that were given, switched on, and have no effect; comma-separated."""
+    return ", ".join(name for name in _IGNORED if getattr(body, name) not in (None, False, ""))
+
+
+def _unit(values: list[float], dim: int) -> npt.NDArray[np.float32]:
+    vector = np.asarray(values, dtype=np.float64)
+    length = float(np.linalg.norm(vector))
+    if vector.shape != (dim,) or not 0.0 < length < np.inf:
+        raise QueryError(f"embedding_input must be {dim} finite numbers that are not all zero.", dim=dim)
+    return np.asarray(vector / length, dtype=np.float32)

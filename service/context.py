@@ -1,0 +1,49 @@
+"""What one request carries through the service: its id, its deadline and the time its stages took."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from sightline.errors import DeadlineExceeded
+
+StageObserver = Callable[[str, float], None]
+"""Called with a stage's name and its duration in seconds."""
+
+
+@dataclass
+class RequestContext:
+    """Lives as long as its request; used by that request's task alone.
+
+    ``deadline`` is on the clock of ``time.monotonic``, in seconds. ``stages`` holds seconds for each stage passed.
+    """
+
+    request_id: str
+    deadline: float
+    observe: StageObserver
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage, for the metrics and the ``Server-Timing`` header."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self.stages[name] = self.stages.get(name, 0.0) + seconds
+            self.observe(name, seconds)
+
+    def check_deadline(self) -> None:
+        """Raise DeadlineExceeded when the caller's time is over."""
+        if time.monotonic() >= self.deadline:
+            raise deadline_exceeded()
+
+
+def deadline_exceeded() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "The answer was not ready before the request's deadline; try again later or allow more time "
+        "with X-Request-Timeout-Ms."
+    )

@@ -1,0 +1,267 @@
+"""The engine: how a request flows.
+
+bytes → size check (middleware) → **admission**: what does not fit the queue gets Overloaded before it costs anything →
+**decode** in a bounded pool: a bad picture fails here, alone → **batcher** → encoder ``[B, …] → [B, D]`` →
+**search** in a thread ``[B, D] → scores, rows [B, k]`` → items → answer, built in that thread too.
+
+The event loop only parses small bodies and waits. A request reads ``snapshot`` once and keeps it to its end, so its
+answer never mixes two generations. Every wait ends at the request's deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from service import answers, zero_shot
+from service.batcher import Batcher, BatcherLimits, Lane, Modality
+from service.context import RequestContext, deadline_exceeded
+from service.decoding import DecodePool
+from service.label_cache import LabelCache
+from service.metrics import Metrics
+from service.settings import Settings
+from service.snapshot import Snapshot
+from sightline.errors import NotReady, SightlineError
+from sightline.filters import Filter, parse_filter
+from sightline.images import Pixels
+from sightline.texts import check_text
+
+if TYPE_CHECKING:
+    from sightline.encoder import EncoderIdentity
+
+T = TypeVar("T")
+U = TypeVar("U")
+Vectors = npt.NDArray[np.float32]
+Input = str | bytes
+"""A text, or an encoded picture."""
+
+_MAX_CACHED_LABEL_FLOATS = 16_000_000
+
+
+class EncoderLike(Protocol):
+    """What the engine asks of an encoder; ``sightline.encoder.Encoder`` and the tests' fake have it."""
+
+    @property
+    def identity(self) -> EncoderIdentity: ...
+    def preprocess(self, image: Image.Image) -> Pixels: ...
+    def encode_texts(self, texts: Sequence[str]) -> Vectors: ...
+    def encode_pixels(self, pixels: Pixels) -> Vectors: ...
+
+
+class Engine:
+    """Holds the encoder, the snapshot and the pools. Methods that await belong to one event loop."""
+
+    def __init__(
+        self,
+        encoder: EncoderLike,
+        snapshot: Snapshot,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        out_of_memory: tuple[type[BaseException], ...] = (MemoryError,),
+        free_memory: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.identity = encoder.identity
+        self.snapshot = snapshot
+        self.settings = settings
+        self.metrics = metrics
+        self._draining = False
+        self._warm = False
+        self.decoder = DecodePool(encoder.preprocess, settings.image_limits, settings.max_inflight_pixels, metrics)
+        self._search_pool = ThreadPoolExecutor(2, thread_name_prefix="search")
+        self._labels = LabelCache(_MAX_CACHED_LABEL_FLOATS)
+        self._limits = BatcherLimits(
+            max_batch={Modality.TEXT: settings.max_batch_texts, Modality.IMAGE: settings.max_batch_images},
+            capacity_units=settings.max_queue_units,
+            bulk_patience_seconds=settings.bulk_patience_seconds,
+        )
+        self.batcher = Batcher(
+            {
+                Modality.TEXT: encoder.encode_texts,
+                Modality.IMAGE: lambda pixels: encoder.encode_pixels(np.stack(pixels)),  # [B, H, W, 3]
+            },
+            self._limits, metrics, out_of_memory=out_of_memory, free_memory=free_memory,
+        )  # fmt: skip
+        metrics.ready.set_function(lambda: float(self.not_ready_reason() is None))
+        metrics.index_vectors.labels("image").set(snapshot.images.num_rows)
+        metrics.index_vectors.labels("caption").set(snapshot.captions.num_rows)
+        metrics.generation_info.labels(snapshot.generation.generation, snapshot.encoder).set(1)
+
+    # Life
+
+    def start(self) -> None:
+        """Start the encoder's thread and prove it with one batch of each modality. Raises what the encoder raises."""
+        self.batcher.start()
+        spec = self.identity.pixels
+        blank = np.zeros((spec.height_px, spec.width_px, 3), dtype=np.uint8)
+        for modality, payload in ((Modality.TEXT, "a photo"), (Modality.IMAGE, blank)):
+            (item,) = self.batcher.submit(modality, [payload], lane=Lane.INTERACTIVE, deadline=float("inf"))
+            item.future.result()
+        self._warm = True
+
+    def drain(self) -> None:
+        """Say not ready to probes; requests are still answered until ``close``."""
+        self._draining = True
+
+    def close(self) -> None:
+        """End the threads. Whoever still waits hears NotReady."""
+        self._draining = True
+        self.batcher.close()
+        self.decoder.close()
+        self._search_pool.shutdown(wait=False, cancel_futures=True)
+
+    def not_ready_reason(self) -> NotReady | None:
+        """Why a probe should send no traffic here, or None."""
+        if self._draining:
+            return NotReady("The service is shutting down; send the request to another replica.")
+        if not self._warm:
+            return NotReady("The service is still starting; wait until it is ready.")
+        if not self.batcher.healthy:
+            return NotReady("The encoder does not answer; the service mends itself or must be restarted.")
+        return None
+
+    # Questions
+
+    async def search_images(
+        self, queries: Sequence[Input], k: int, raw_filter: object, min_score: float | None, context: RequestContext
+    ) -> tuple[Snapshot, list[list[dict[str, Any]]]]:
+        """The pictures nearest to each text or picture. Raises the first item's error."""
+        snapshot, where = self.snapshot, self._filter(raw_filter)
+        vectors = await self.embed(queries, context)
+        return snapshot, await self._search(
+            context, lambda: answers.image_results(snapshot, snapshot.search_images(vectors, k, where), min_score)
+        )
+
+    async def search_captions(
+        self, queries: Sequence[Input], k: int, raw_filter: object, min_score: float | None, context: RequestContext
+    ) -> tuple[Snapshot, list[list[dict[str, Any]]]]:
+        """The captions nearest to each text or picture."""
+        snapshot, where = self.snapshot, self._filter(raw_filter)
+        vectors = await self.embed(queries, context)
+        return snapshot, await self._search(
+            context, lambda: answers.caption_results(snapshot, snapshot.search_captions(vectors, k, where), min_score)
+        )
+
+    async def search_rows(
+        self, vector: Vectors, k: int, context: RequestContext, *, captions: bool
+    ) -> list[dict[str, Any]]:
+        """clip-retrieval's question: the neighbours of one vector ``[1, D]``."""
+        snapshot = self.snapshot
+        search = snapshot.search_captions if captions else snapshot.search_images
+        return await self._search(
+            context, lambda: answers.knn_results(snapshot, search(vector, k, None), captions=captions)
+        )
+
+    async def classify(
+        self, image: bytes, labels: Sequence[str], templates: Sequence[str], context: RequestContext
+    ) -> list[dict[str, Any]]:
+        """Labels with probability and score, best first."""
+        prompts = zero_shot.make_prompts(labels, templates, self.settings.text_limits)
+        (vector,), matrix = await _both(self.embed([image], context), self._label_matrix(prompts, len(labels), context))
+        scores = np.clip(matrix @ vector, -1.0, 1.0)  # [L]
+        chances = zero_shot.probabilities(scores, self.identity.score_scale)  # [L]
+        order = np.argsort(-scores, kind="stable")
+        return [
+            {"label": labels[row], "probability": float(chances[row]), "score": float(scores[row])} for row in order
+        ]
+
+    async def embed(self, inputs: Sequence[Input], context: RequestContext) -> Vectors:
+        """Texts and pictures, mixed → float32 ``[B, D]``, unit length, in order. Raises the first item's error.
+
+        Many inputs are admitted in parts, so that one request cannot hold more than a quarter of the queue.
+        """
+        limits = self.settings.text_limits
+        checked = [check_text(one, limits) if isinstance(one, str) else one for one in inputs]
+        lane = Lane.BULK if len(checked) >= self.settings.bulk_from_items else Lane.INTERACTIVE
+        dearest = self._limits.image_units if any(isinstance(one, bytes) for one in checked) else 1
+        step = max(1, self._limits.capacity_units // 4 // dearest)
+        parts = [await self._embed_part(checked[i : i + step], lane, context) for i in range(0, len(checked), step)]
+        return np.concatenate(parts)  # [B, D]
+
+    async def _embed_part(self, inputs: Sequence[Input], lane: Lane, context: RequestContext) -> Vectors:
+        texts = [one for one in inputs if isinstance(one, str)]
+        images = [one for one in inputs if isinstance(one, bytes)]
+        with self.batcher.admit(len(texts) + len(images) * self._limits.image_units):
+            context.check_deadline()
+            pixels = await self._decode(images, context)
+            with context.stage("encode"):
+                outcomes = await _both(
+                    self.batcher.encode(Modality.TEXT, texts, lane=lane, deadline=context.deadline),
+                    self.batcher.encode(Modality.IMAGE, pixels, lane=lane, deadline=context.deadline),
+                )
+        by_kind = (iter(outcomes[0]), iter(outcomes[1]))
+        return np.stack([_vector(next(by_kind[isinstance(one, bytes)])) for one in inputs])  # [b, D]
+
+    async def offload(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run something blocking and short (parsing, serialising) off the event loop."""
+        return await self.decoder.run(function, *arguments)
+
+    # Parts
+
+    async def _decode(self, images: list[bytes], context: RequestContext) -> list[Pixels]:
+        if not images:
+            return []
+        with context.stage("decode"):
+            try:
+                async with asyncio.timeout_at(context.deadline), asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self.decoder.decode(image)) for image in images]
+            except TimeoutError:
+                raise deadline_exceeded() from None
+            except BaseExceptionGroup as failures:
+                raise _first(failures) from None
+        return [task.result() for task in tasks]
+
+    async def _label_matrix(self, prompts: list[str], num_labels: int, context: RequestContext) -> Vectors:
+        key = LabelCache.key(prompts, num_labels)
+        matrix = self._labels.get(key)
+        self.metrics.label_cache.labels("hit" if matrix is not None else "miss").inc()
+        if matrix is None:
+            matrix = zero_shot.label_matrix(await self.embed(prompts, context), num_labels)  # [L, D]
+            self._labels.put(key, matrix)
+        return matrix
+
+    async def _search(self, context: RequestContext, work: Callable[[], T]) -> T:
+        context.check_deadline()
+        with context.stage("search"):
+            try:
+                async with asyncio.timeout_at(context.deadline):
+                    return await asyncio.get_running_loop().run_in_executor(self._search_pool, work)
+            except TimeoutError:
+                raise deadline_exceeded() from None
+
+    @staticmethod
+    def _filter(raw: object) -> Filter | None:
+        return None if raw is None else parse_filter(raw)
+
+
+async def _both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
+    """Both results; when one fails the other is cancelled and the failure raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            one, two = group.create_task(_awaiting(first)), group.create_task(_awaiting(second))
+    except BaseExceptionGroup as failures:
+        raise _first(failures) from None
+    return one.result(), two.result()
+
+
+async def _awaiting(work: Awaitable[T]) -> T:
+    return await work
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = failures
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _vector(outcome: Vectors | SightlineError) -> Vectors:
+    if isinstance(outcome, SightlineError):
+        raise outcome
+    return outcome

@@ -1,0 +1,158 @@
+"""The examples of the OpenAPI document. A test validates each against the schema beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+"""A red PNG of one pixel."""
+
+SENTENCES = {
+    "invalid_request": "'k' is too large; the largest value is 1000.",
+    "malformed_body": "The picture is not valid base64; encode the file's bytes with standard base64.",
+    "body_too_large": "The body is larger than the limit of 50,331,648 bytes; send less at once.",
+    "unsupported_media_type": "This route takes JSON; send it with Content-Type: application/json.",
+    "image_corrupt": "The image is truncated or damaged and cannot be decoded; send the complete file.",
+    "image_too_large": "The image has 100,000,000 pixels and the limit is 64,000,000; scale it down first.",
+    "image_format": "The bytes are not a picture in an accepted format (JPEG, PNG, WEBP, GIF, BMP); send one of these.",
+    "invalid_query": "A label is given twice; give each label once.",
+    "invalid_text": "The text is empty; write at least one word.",
+    "not_found": "There is no item with this id in the collection; take ids from search results.",
+    "model_not_found": "This service runs another model; take its name from GET /v1/models or leave model out.",
+    "overloaded": "The service is busy and its queue is full; try again in 2 s.",
+    "not_ready": "The service is starting, stopping or mending itself; try again shortly.",
+    "deadline_exceeded": "The answer was not ready before the request's deadline; try again later or allow more time "
+    "with X-Request-Timeout-Ms.",
+    "encoding_failed": "The encoder failed on this item alone; check the input or try another one.",
+}
+
+_ENVELOPE = {
+    "collection": "photos",
+    "generation": "gen-000001",
+    "encoder": "5f0c1c0a3c9b7d1e8a4f6b2d9e7c5a3f1b0d8e6c4a2f0e9d7c5b3a1f8e6d4c2b",
+}
+_RESULT = {
+    "id": "dog-0017",
+    "score": 0.3127,
+    "caption": "a dog runs along the beach",
+    "uri": "beach/dog-0017.jpg",
+    "metadata": {"year": 2023},
+    "thumbnail": "/v1/items/dog-0017/thumbnail",
+}
+
+TEXT_TO_IMAGE = {
+    "one_text": {"text": "a dog on a beach", "k": 5},
+    "several_texts": {"text": ["a dog", "a cat"], "k": 3, "min_score": 0.1},
+    "with_a_filter": {"text": "a dog", "filter": {"must": [{"key": "year", "range": {"gte": 2020}}]}},
+}
+IMAGE_SEARCH = {"base64": {"image": PIXEL, "k": 5}, "data_uri": {"image": f"data:image/png;base64,{PIXEL}"}}
+ZERO_SHOT = {
+    "labels": {"image": PIXEL, "labels": ["cat", "dog", "car"]},
+    "own_templates": {"image": PIXEL, "labels": ["oak", "birch"], "templates": ["a photo of a {} tree."]},
+}
+EMBEDDINGS = {
+    "texts": {"input": ["a dog", "a cat"], "encoding_format": "float"},
+    "pictures": {"input": [{"image": PIXEL}, f"data:image/png;base64,{PIXEL}", {"text": "a dog"}]},
+}
+KNN_SERVICE = {
+    "text": {"text": "a dog", "modality": "image", "num_images": 10, "indice_name": "photos"},
+    "picture": {"image": PIXEL, "modality": "text", "num_images": 10},
+}
+
+SEARCH_ANSWER: dict[str, Any] = {"results": [_RESULT], **_ENVELOPE}
+ZERO_SHOT_ANSWER: dict[str, Any] = {
+    "results": [
+        {"label": "dog", "probability": 0.962, "score": 0.2713},
+        {"label": "cat", "probability": 0.038, "score": 0.2391},
+    ],
+    "kind": "softmax",
+    **_ENVELOPE,
+}
+EMBEDDINGS_ANSWER: dict[str, Any] = {
+    "object": "list",
+    "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.0, 0.8]}],
+    "model": "ViT-B-32:random",
+    "usage": {"prompt_tokens": 0, "total_tokens": 0},
+    "sightline": {"encoder": _ENVELOPE["encoder"]},
+}
+ITEM_ANSWER: dict[str, Any] = {
+    "item": {
+        "id": "dog-0017",
+        "uri": "beach/dog-0017.jpg",
+        "captions": ["a dog runs along the beach"],
+        "width_px": 1024,
+        "height_px": 768,
+        "metadata": {"year": 2023},
+        "thumbnail": "/v1/items/dog-0017/thumbnail",
+    },
+    **_ENVELOPE,
+}
+COLLECTIONS_ANSWER: dict[str, Any] = {
+    "collections": [
+        {
+            "name": "photos",
+            "generation": "gen-000001",
+            "encoder": _ENVELOPE["encoder"],
+            "encoder_name": "ViT-B-32:random",
+            "num_items": 1200,
+            "num_captions": 6000,
+            "created": "2026-01-31T12:00:00+00:00",
+        }
+    ]
+}
+MODELS_ANSWER: dict[str, Any] = {
+    "object": "list",
+    "data": [
+        {
+            "id": "ViT-B-32:random",
+            "object": "model",
+            "created": 1769860800,
+            "owned_by": "sightline",
+            "fingerprint": _ENVELOPE["encoder"],
+            "dim": 512,
+            "untrained": True,
+            "licence": "untrained",
+            "precision": "fp32",
+            "score_kind": "softmax",
+        }
+    ],
+}
+LIMITS_ANSWER: dict[str, Any] = {
+    "max_k": 1000,
+    "max_texts": 64,
+    "max_openai_inputs": 2048,
+    "max_text_chars": 1024,
+    "max_word_chars": 100,
+    "max_labels": 1000,
+    "max_label_chars": 256,
+    "max_templates": 100,
+    "max_prompts": 10000,
+    "max_body_bytes": 50331648,
+    "max_image_bytes": 33554432,
+    "max_image_pixels": 64000000,
+    "max_image_side_px": 16384,
+    "max_image_aspect_ratio": 100.0,
+    "image_formats": ["JPEG", "PNG", "WEBP", "GIF", "BMP"],
+    "max_inflight_requests": 256,
+    "max_queue_units": 4096,
+    "default_timeout_seconds": 10.0,
+    "max_timeout_seconds": 30.0,
+}
+KNN_ANSWER: list[dict[str, Any]] = [
+    {
+        "id": 17,
+        "similarity": 0.3127,
+        "url": "beach/dog-0017.jpg",
+        "caption": "a dog runs along the beach",
+        "item_id": "dog-0017",
+        "year": 2023,
+    }
+]
+
+
+def openai_error(problem: dict[str, Any]) -> dict[str, Any]:
+    """A problem in OpenAI's shape."""
+    status = problem["status"]
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    error = {"message": problem["detail"], "type": kind, "param": None, "code": problem["code"]}
+    return {"error": error, "request_id": problem["request_id"]}

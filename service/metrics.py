@@ -1,0 +1,74 @@
+"""Every metric of the service, in one registry per app (no globals, so that two apps in one process do not mix).
+
+Names start with ``sightline_`` and carry base units. No label holds a user's value: routes are templates or
+``__unmatched__``, methods outside the usual ones are ``_OTHER`` (sglang #31193: 17,700 scanned paths became series).
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+PREFIX = "sightline"
+UNMATCHED = "__unmatched__"
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_POWERS_OF_TWO = tuple(float(2**n) for n in range(12))
+
+
+class Metrics:
+    """Thread-safe (each metric has its own lock). ``registry`` is handed to whoever wants to add its own."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, namespace=PREFIX, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, namespace=PREFIX, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, text, labels, namespace=PREFIX, registry=registry, buckets=buckets)
+
+        self.requests = counter("http_requests_total", "Requests answered.", "route", "method", "status")
+        self.request_seconds = histogram(
+            "http_request_duration_seconds", "Time from the first byte to the last.", _SECONDS, "route", "method"
+        )
+        self.inflight_requests = gauge("inflight_requests", "Requests being worked on.")
+        self.buffered_bytes = gauge("buffered_body_bytes", "Request bodies held in memory.")
+        self.rejected = counter("rejected_total", "Requests refused before or during work.", "reason")
+        self.stage_seconds = histogram("stage_duration_seconds", "Time of one stage of a request.", _SECONDS, "stage")
+        self.queue_items = gauge("queue_items", "Items waiting for the encoder.", "modality", "lane")
+        self.admitted_units = gauge("admitted_units", "Work units admitted and not finished.")
+        self.capacity_units = gauge("capacity_units", "Work units that may be admitted at once.")
+        self.item_wait_seconds = histogram(
+            "item_wait_seconds", "Time an item waited for the encoder.", _SECONDS, "modality", "lane"
+        )
+        self.batch_items = histogram("batch_items", "Items in a batch.", _POWERS_OF_TWO, "modality")
+        self.batch_seconds = histogram("batch_duration_seconds", "Time of one batch.", _SECONDS, "modality")
+        self.encoded_items = counter("encoded_items_total", "Items encoded.", "modality")
+        self.encode_failures = counter("encode_failures_total", "Items the encoder failed on.", "modality")
+        self.dropped_items = counter("dropped_items_total", "Items dropped before a batch.", "reason")
+        self.bisections = counter("batch_bisections_total", "Failed batches that were split.", "modality")
+        self.oom_retries = counter("oom_retries_total", "Batches halved for lack of memory.", "modality")
+        self.worker_restarts = counter("worker_restarts_total", "Times the encoder's thread was started again.")
+        self.inflight_pixels = gauge("inflight_pixels", "Pixels of pictures being decoded.")
+        self.label_cache = counter("label_cache_lookups_total", "Look-ups of label matrices.", "outcome")
+        self.index_vectors = gauge("index_vectors", "Vectors that can be found.", "kind")
+        self.generation_info = gauge("index_generation_info", "What is served, always 1.", "generation", "encoder")
+        self.ready = gauge("ready", "1 when the service answers, else 0.")
+        gauge("build_info", "What this is, always 1.", "version").labels(version).set(1)
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        self.stage_seconds.labels(stage).observe(seconds)
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        method = method if method in _METHODS else "_OTHER"
+        self.requests.labels(route, method, str(status)).inc()
+        self.request_seconds.labels(route, method).observe(seconds)
+
+    def render(self) -> bytes:
+        """The Prometheus text format, UTF-8."""
+        return generate_latest(self.registry)

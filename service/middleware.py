@@ -1,0 +1,219 @@
+"""What surrounds every request: id, deadline, metrics, limits, and an end when the client leaves. Pure ASGI.
+
+From the outside in: ``Observe`` gives the request its context, times it and answers whatever escapes; ``Admit`` bounds
+requests in flight and body bytes; ``CancelOnDisconnect`` stops work nobody waits for. Starlette's BaseHTTPMiddleware
+is not used: it hides disconnects and adds a task and a queue to every request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.context import RequestContext
+from service.metrics import UNMATCHED, Metrics
+from service.problems import BodyTooLarge, BodyTooSlow, problem_response
+from service.settings import Settings
+from sightline.errors import InputError, Overloaded, QueryError, SightlineError
+
+CLIENT_CLOSED = 499
+OPENAI_PATHS = frozenset({"/v1/embeddings", "/v1/models"})
+_EXEMPT_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+logger = logging.getLogger(__name__)
+
+
+class Observe:
+    """Outermost: request id in and out, deadline, ``Server-Timing``, request metrics, last resort for errors."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self.app = app
+        self.settings = settings
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        status = 0
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answer = MutableHeaders(raw=message["headers"])
+                answer["X-Request-ID"] = request_id
+                answer["X-Content-Type-Options"] = "nosniff"
+                answer["Server-Timing"] = _server_timing(context, time.perf_counter() - started)
+                message["headers"] = answer.raw
+            await send(message)
+
+        context = RequestContext(request_id, time.monotonic(), self.metrics.observe_stage)
+        scope.setdefault("state", {})["context"] = context
+        try:
+            context.deadline += self._timeout_seconds(headers)
+            await self.app(scope, receive, observed_send)
+        except ClientDisconnect:
+            self.metrics.rejected.labels("client_closed").inc()
+        except Exception as error:
+            if not isinstance(error, SightlineError):
+                logger.exception("Request %s failed.", request_id)
+            if status == 0:
+                openai = scope["path"] in OPENAI_PATHS
+                await problem_response(error, request_id, openai=openai)(scope, receive, observed_send)
+        finally:
+            route = getattr(
+                scope.get("route"), "path", "/openapi.json" if scope["path"] == "/openapi.json" else UNMATCHED
+            )
+            seconds = time.perf_counter() - started
+            self.metrics.observe_request(route, scope["method"], status or CLIENT_CLOSED, seconds)
+
+    def _timeout_seconds(self, headers: Headers) -> float:
+        asked = headers.get("x-request-timeout-ms")
+        if asked is None:
+            return self.settings.default_timeout_seconds
+        if not (asked.isascii() and asked.isdigit() and 0 < len(asked) <= 9 and int(asked) > 0):
+            raise QueryError("X-Request-Timeout-Ms must be a whole number of milliseconds, like 2000.")
+        return min(int(asked) / 1000.0, self.settings.max_timeout_seconds)
+
+
+class Admit:
+    """Bounds requests in flight, the size of a body (declared or not), bytes held at once, and the time to send it."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self.app = app
+        self.settings = settings
+        self._metrics = metrics
+        self._requests = 0
+        self._bytes = 0
+        metrics.inflight_requests.set_function(lambda: self._requests)
+        metrics.buffered_bytes.set_function(lambda: self._bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _EXEMPT_PATHS:
+            await self.app(scope, receive, send)
+            return
+        if self._requests >= self.settings.max_inflight_requests:
+            raise _refusal(self._metrics, Overloaded(
+                "Too many requests are being worked on; try again in 1 s.",
+                retry_after_seconds=1, limit_requests=self.settings.max_inflight_requests,
+            ))  # fmt: skip
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > self.settings.max_body_bytes:
+            raise self._too_large()
+        held = 0
+        body_until = time.monotonic() + self.settings.receive_timeout_seconds
+
+        async def bounded_receive() -> Message:
+            nonlocal held
+            try:
+                async with asyncio.timeout_at(body_until if not done else None):
+                    message = await receive()
+            except TimeoutError:
+                raise _refusal(self._metrics, BodyTooSlow("The body did not arrive in time; send it faster.")) from None
+            if message["type"] == "http.request":
+                self._finish_body(message, done)
+                size = len(message.get("body", b""))
+                held += size
+                self._bytes += size
+                if held > self.settings.max_body_bytes:
+                    raise self._too_large()
+                if self._bytes > self.settings.max_buffered_bytes:
+                    raise _refusal(self._metrics, Overloaded(
+                        "Too many large bodies are being received; try again in 1 s.", retry_after_seconds=1
+                    ))  # fmt: skip
+            return message
+
+        done: list[bool] = []
+        self._requests += 1
+        try:
+            await self.app(scope, bounded_receive, send)
+        finally:
+            self._requests -= 1
+            self._bytes -= held
+
+    @staticmethod
+    def _finish_body(message: Message, done: list[bool]) -> None:
+        if not message.get("more_body", False):
+            done.append(True)
+
+    def _too_large(self) -> InputError:
+        limit = self.settings.max_body_bytes
+        return BodyTooLarge(
+            f"The body is larger than the limit of {limit:,} bytes; send less at once.", limit_bytes=limit
+        )
+
+
+class CancelOnDisconnect:
+    """Cancels the work of a request whose client has left, once its body has been read."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self.app(scope, receive, send)
+            return
+        body_read, gone = asyncio.Event(), asyncio.Event()
+        answered = False
+
+        async def watched_receive() -> Message:
+            if body_read.is_set():
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            message = await receive()
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                body_read.set()
+            return message
+
+        async def watched_send(message: Message) -> None:
+            nonlocal answered
+            answered = answered or (message["type"] == "http.response.body" and not message.get("more_body", False))
+            await send(message)
+
+        async def watch() -> None:
+            await body_read.wait()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
+
+        work = asyncio.ensure_future(_run(self.app, scope, watched_receive, watched_send))
+        watcher = asyncio.ensure_future(watch())
+        try:
+            await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not answered:
+                work.cancel()
+                self.metrics.rejected.labels("client_closed").inc()
+                await asyncio.wait({work})
+                return
+            await work
+        finally:
+            watcher.cancel()
+            work.cancel()
+
+
+async def _run(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, send)
+
+
+def _refusal(metrics: Metrics, error: SightlineError) -> SightlineError:
+    metrics.rejected.labels(error.code).inc()
+    return error
+
+
+def _server_timing(context: RequestContext, total_seconds: float) -> str:
+    stages = {**context.stages, "total": total_seconds}
+    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in stages.items())

@@ -1,0 +1,160 @@
+"""Errors as answers: RFC 9457 ``application/problem+json`` with a stable ``code``, one sentence and the fix.
+
+The sentence of an error that the caller caused is the error's own. Of an error that the operator must mend (set-up,
+storage, corruption) the caller learns only that, and the request id under which the log has the rest. The text of any
+other exception never leaves the process: it may hold addresses and paths (vLLM CVE-2026-22778).
+"""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import JSONResponse, Response
+
+from sightline import errors
+from sightline.errors import InputError, SightlineError
+
+PROBLEM_TYPE = "application/problem+json"
+TYPE_PREFIX = "/docs/errors#"
+
+
+class BodyMalformed(InputError):
+    """The body is not what its content type says: broken JSON, broken multipart, broken base64."""
+
+    code = "malformed_body"
+
+
+class BodyInvalid(InputError):
+    """The body is readable and its contents are not what the route takes; ``issues`` names each place."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, issues: list[dict[str, str]]) -> None:
+        super().__init__(message)
+        self.issues = issues
+
+
+class BodyTooLarge(InputError):
+    code = "body_too_large"
+
+
+class BodyTooSlow(InputError):
+    code = "body_too_slow"
+
+
+class MediaTypeUnsupported(InputError):
+    code = "unsupported_media_type"
+
+
+class RouteUnknown(errors.NotFound):
+    code = "route_not_found"
+
+
+class MethodNotAllowed(InputError):
+    code = "method_not_allowed"
+
+
+class ModelUnknown(errors.NotFound):
+    code = "model_not_found"
+
+
+STATUSES: Mapping[type[SightlineError], int] = {
+    errors.InputError: 422,
+    errors.ImageTooLarge: 413,
+    errors.ImageFormatError: 415,
+    BodyMalformed: 400,
+    BodyTooLarge: 413,
+    BodyTooSlow: 408,
+    MediaTypeUnsupported: 415,
+    MethodNotAllowed: 405,
+    errors.NotFound: 404,
+    errors.ConfigurationError: 500,
+    errors.EncoderMismatch: 409,
+    errors.HubUnreachable: 503,
+    errors.VerificationError: 500,
+    errors.StorageError: 507,
+    errors.TooManyFailures: 500,
+    errors.TrainingStopped: 500,
+    errors.Overloaded: 429,
+    errors.NotReady: 503,
+    errors.DeadlineExceeded: 504,
+    errors.EncodingFailed: 500,
+    errors.ServiceError: 503,
+    errors.SightlineError: 500,
+}
+"""Each class of the tree, or its nearest ancestor, to an HTTP status."""
+
+_OURS_TO_SAY = (errors.InputError, errors.NotFound, errors.ServiceError)
+_OPERATOR = (
+    "The service cannot answer because of its set-up; its operator finds the reason in the log under this request id."
+)
+_INTERNAL = "The service failed on this request; its operator finds the reason in the log under this request id."
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details. Further members (limits and sizes) may follow."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+
+
+def status_of(error: type[SightlineError]) -> int:
+    """The HTTP status of an error class: its own, or its nearest ancestor's."""
+    return next(STATUSES[ancestor] for ancestor in error.__mro__ if ancestor in STATUSES)
+
+
+def problem_of(error: BaseException, request_id: str) -> dict[str, Any]:
+    """The problem document of any exception; what is not a SightlineError becomes a bare 500."""
+    if not isinstance(error, SightlineError):
+        return _document(500, "internal", _INTERNAL, request_id)
+    shown = isinstance(error, _OURS_TO_SAY)
+    document = _document(status_of(type(error)), error.code, error.message if shown else _OPERATOR, request_id)
+    if shown:
+        document |= {name: value for name, value in error.details.items() if name not in document}
+    if isinstance(error, BodyInvalid):
+        document["errors"] = error.issues
+    return document
+
+
+def openai_error_of(error: BaseException, request_id: str) -> tuple[int, dict[str, Any]]:
+    """The same error in OpenAI's shape, for the routes its clients use. Returns the status and the document."""
+    problem = problem_of(error, request_id)
+    status = problem["status"]
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    param = error.issues[0]["pointer"].strip("/") or None if isinstance(error, BodyInvalid) else None
+    body = {"message": problem["detail"], "type": kind, "param": param, "code": problem["code"]}
+    return status, {"error": body, "request_id": request_id}
+
+
+def problem_response(error: BaseException, request_id: str, *, openai: bool = False) -> Response:
+    """The answer to an error, with ``Retry-After`` where trying again helps."""
+    headers = {"Cache-Control": "no-store"}
+    if isinstance(error, errors.Overloaded | errors.NotReady):
+        headers["Retry-After"] = str(error.details.get("retry_after_seconds", 1))
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = str(error.details.get("allow", ""))
+    if openai:
+        status, document = openai_error_of(error, request_id)
+        return JSONResponse(document, status, headers)
+    document = problem_of(error, request_id)
+    return JSONResponse(document, document["status"], headers, media_type=PROBLEM_TYPE)
+
+
+def _document(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
+    return {
+        "type": f"{TYPE_PREFIX}{code}",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }

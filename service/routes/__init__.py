@@ -1,0 +1,1 @@
+"""The routes, one file for each group. Each builds its router around the engine it is given."""

@@ -1,0 +1,162 @@
+"""What the service may be told, from four places: flag > ``SIGHTLINE_*`` variable > TOML file > default.
+
+Built once from injected mappings; nothing here reads the environment by itself. A misspelt variable or key is an
+error with a suggestion, because a setting that is silently ignored is found out in production.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from sightline.errors import SettingError
+from sightline.images import ImageLimits
+from sightline.texts import TextLimits
+
+ENV_PREFIX = "SIGHTLINE_"
+_OTHER_VARIABLES = frozenset({"SIGHTLINE_TEST_DATA"})
+_MIB = 2**20
+
+
+class Settings(BaseModel):
+    """The effective settings: frozen, complete, passed down explicitly. Build with ``load_settings``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    collection: Path | None = Field(None, description="The collection directory to serve.")
+    encoder: str | None = Field(None, description="Encoder spec; default: the one recorded in the collection.")
+    accept_licence: str | None = Field(None, description="Accept non-commercial weights by naming their licence.")
+    device: str = Field("auto", description="auto, cpu or cuda.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic of the image tower.")
+    verify: bool = Field(True, description="Compare every file of the collection with its SHA-256 at start.")
+    host: str = Field("127.0.0.1", description="Address to listen on; only this machine by default.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    drain_delay_seconds: float = Field(
+        1.0, ge=0, le=600, description="Time between not-ready and closing the listener after SIGTERM."
+    )
+    drain_timeout_seconds: float = Field(20.0, ge=0, le=600, description="Time for requests in flight after SIGTERM.")
+    default_timeout_seconds: float = Field(10.0, gt=0, le=600, description="Deadline of a request that names none.")
+    max_timeout_seconds: float = Field(30.0, gt=0, le=600, description="The longest deadline a request may ask for.")
+    receive_timeout_seconds: float = Field(30.0, gt=0, le=600, description="Time a client has to send its body.")
+    max_inflight_requests: int = Field(256, ge=1, description="Requests worked on at once; more get 429.")
+    max_body_bytes: int = Field(48 * _MIB, ge=1024, description="Largest request body.")
+    max_buffered_bytes: int = Field(512 * _MIB, ge=1024, description="Request bodies held in memory at once.")
+    max_queue_units: int = Field(4096, ge=64, description="Work admitted at once; a text is 1 unit, an image 8.")
+    max_batch_texts: int = Field(64, ge=1, le=4096, description="Texts in one batch.")
+    max_batch_images: int = Field(16, ge=1, le=4096, description="Pictures in one batch.")
+    bulk_from_items: int = Field(16, ge=2, description="A request of at least this many items is bulk work.")
+    bulk_patience_seconds: float = Field(
+        0.5, gt=0, le=60, description="How long bulk work waits behind interactive work."
+    )
+    max_image_bytes: int = Field(32 * _MIB, ge=1024, description="Largest encoded picture.")
+    max_image_pixels: int = Field(64_000_000, ge=1, description="Largest picture, width times height.")
+    max_image_side_px: int = Field(16_384, ge=1, description="Longest side of a picture.")
+    max_inflight_pixels: int = Field(256_000_000, ge=1, description="Pixels decoded at once (about 4 bytes each).")
+    max_text_chars: int = Field(1024, ge=1, le=100_000, description="Longest text.")
+
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.default_timeout_seconds > self.max_timeout_seconds:
+            raise ValueError("default_timeout_seconds is larger than max_timeout_seconds")
+        if self.max_buffered_bytes < self.max_body_bytes:
+            raise ValueError("max_buffered_bytes is smaller than max_body_bytes")
+        return self
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        return ImageLimits(
+            max_bytes=self.max_image_bytes, max_side_px=self.max_image_side_px, max_pixels=self.max_image_pixels
+        )
+
+    @property
+    def text_limits(self) -> TextLimits:
+        return TextLimits(max_chars=self.max_text_chars)
+
+    def describe(self) -> list[EffectiveSetting]:
+        """Every setting with its value and where the value came from."""
+        return [
+            EffectiveSetting(
+                name=name,
+                value=str(value) if isinstance(value := getattr(self, name), Path) else value,
+                origin=self._origins.get(name, "default"),
+                variable=ENV_PREFIX + name.upper(),
+                description=info.description or "",
+            )
+            for name, info in type(self).model_fields.items()
+        ]
+
+
+@dataclass(frozen=True)
+class EffectiveSetting:
+    """One line of ``sightline config``. ``origin`` is flag, environment, file or default."""
+
+    name: str
+    value: Any
+    origin: str
+    variable: str
+    description: str
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, file: Path | None = None
+) -> Settings:
+    """Merge the sources. A flag with the value None was not given. Raises SettingError: what is wrong, and where."""
+    layers = (
+        ("file", _read_file(file) if file is not None else {}),
+        ("environment", _from_environ(environ or {})),
+        ("flag", {name: value for name, value in (flags or {}).items() if value is not None}),
+    )
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in layers:
+        for name, value in layer.items():
+            _check_name(name, origin)
+            values[name], origins[name] = value, origin
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise _invalid(error, origins) from error
+    settings._origins = origins
+    return settings
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    ours = (name for name in environ if name.startswith(ENV_PREFIX) and name not in _OTHER_VARIABLES)
+    return {name.removeprefix(ENV_PREFIX).lower(): environ[name] for name in ours}
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"The settings file {path} cannot be read; check its path and rights.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"The settings file {path} is not valid TOML; write lines like: port = 8000.") from error
+
+
+def _check_name(name: str, origin: str) -> None:
+    if name in Settings.model_fields:
+        return
+    shown = ENV_PREFIX + name.upper() if origin == "environment" else name
+    close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    suggestion = (ENV_PREFIX + close[0].upper() if origin == "environment" else close[0]) if close else None
+    hint = f"did you mean {suggestion}?" if suggestion else "sightline config lists the settings."
+    raise SettingError(f"{shown} is not a setting; {hint}")
+
+
+def _invalid(error: ValidationError, origins: Mapping[str, str]) -> SettingError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    if not name:
+        return SettingError(f"The settings contradict each other: {reason}; change one of them.")
+    return SettingError(f"The setting {name} (from the {origins.get(name, 'default')}) is wrong: {reason}; correct it.")
