@@ -1,14 +1,14 @@
 """Scenes in words: captions with paraphrases, and the swapped caption that is false of the same scene.
 
-Every caption of a held-out scene tells the scene's core (see ``compose``), and no two cores give the same
-words; so captions of different held-out scenes differ, and none of them is said of a training scene.
-Synonyms are few and used sparingly: a small encoder has to learn all of them from a few thousand pictures.
+Every caption tells the scene's core (see ``compose``), and no two cores give the same words; so captions of
+different scenes differ wherever their cores differ. Captions are telling on purpose: in a batch of
+contrasted pairs a vague one fits several pictures. Synonyms are few and used sparingly: a small encoder
+has to learn all of them from a few thousand pictures.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from training.world.scene import Background, Place, Scene, Thing
@@ -38,33 +38,20 @@ AT_PLACE: dict[Place, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What a caption tells beyond shapes and relation. Without the colours it does not tell the core."""
+    """What a caption tells beyond the core."""
 
-    colours: bool = True
     sizes: bool = True
     background: bool = True
 
 
-FULL = Detail()
-HELD_OUT_DETAILS = (
-    FULL,
-    FULL,
-    Detail(background=False),
-    Detail(sizes=False),
-    Detail(sizes=False, background=False),
-)
-"""Two captions tell everything; the others leave out the background, the sizes, or both."""
-
-TRAINING_DETAILS = (FULL, FULL, Detail(background=False), Detail(colours=False), Detail(colours=False))
-"""Training also sees captions without colours. Colours are so easy that they tell the pictures of a batch
-apart and leave little reason to look at shapes: with these captions recall at 1 after 400 steps is X
-against Y."""
+DETAILS = (Detail(), Detail(), Detail(), Detail(background=False), Detail(sizes=False))
+"""Of a scene's captions three tell everything, one leaves out the background and one the sizes."""
 
 
-def captions_of(scene: Scene, details: Sequence[Detail], rng: random.Random) -> tuple[str, ...]:
-    """One caption for each of ``details``, all different; one state of ``rng`` gives the same words."""
+def captions_of(scene: Scene, rng: random.Random) -> tuple[str, ...]:
+    """One caption for each of ``DETAILS``, all different; one state of ``rng`` gives the same words."""
     captions: list[str] = []
-    for detail in details:
+    for detail in DETAILS:
         caption = describe(scene, detail, rng)
         while caption in captions:
             caption = describe(scene, detail, rng)
@@ -107,9 +94,7 @@ def swap_of(scene: Scene) -> tuple[str, str] | None:
 
 def noun_phrase(thing: Thing, detail: Detail, rng: random.Random) -> str:
     """Such as "a small red circle"."""
-    words = [_word(thing.shape, rng)]
-    if detail.colours:
-        words.insert(0, _word(thing.colour, rng))
+    words = [_word(thing.colour, rng), _word(thing.shape, rng)]
     if detail.sizes:
         words.insert(0, _word(thing.size, rng))
     return _article(" ".join(words))
