@@ -35,8 +35,7 @@ async function ask(path, options) {
   const started = performance.now();
   const response = await call(path, options);
   const metrics = (response.headers.get("Server-Timing") ?? "").matchAll(/([\w-]+)[^,]*?;\s*dur=([\d.]+)/g);
-  // The browser's own stopwatch stands in where the service names no total.
-  const stages = { total: performance.now() - started };
+  const stages = { total: performance.now() - started }; // stands in where the service names no total
   for (const [, name, duration] of metrics) stages[name] = Number(duration);
   const words = Object.entries(stages).map(([name, n]) => `${name} ${n.toFixed(n < 10 ? 1 : 0)} ms`);
   return { ...(await response.json()), timing: words.join(" · ").replace("total", "in") };
@@ -44,8 +43,10 @@ async function ask(path, options) {
 
 const askText = (text, k, signal) =>
   ask("/v1/text-to-image", { body: JSON.stringify({ text, k }), type: "application/json", signal });
-const askImage = (path, blob, signal) => // the service goes by the bytes, so an unknown type is no obstacle
-  ask(`${path}?k=${chosenK()}`, { body: blob, type: blob.type || "application/octet-stream", signal });
+const askImage = (path, blob, signal) => { // an unknown type is no obstacle: the service goes by the bytes
+  const type = blob.type.startsWith("image/") ? blob.type : "application/octet-stream";
+  return ask(`${path}?k=${chosenK()}`, { body: blob, type, signal });
+};
 
 // --- one search at a time --------------------------------------------------------------------------------
 let current = new AbortController();
@@ -295,9 +296,8 @@ const probes = ["a person", "an animal", "a place outdoors", "water", "something
 const standIns = ["a dog on a beach", "two people riding bicycles", "a red circle", "a street at night"];
 
 const welcome = () => run(async (signal) => {
-  const failed = (error) => ({ results: [], problem: error.message });
-  const { results: lists, problem = "" } = await askText(probes, 4, signal).catch(failed);
-  const mixed = [0, 1, 2, 3].flatMap((rank) => lists.flatMap((list) => list[rank] ?? []));
+  const reply = await askText(probes, 4, signal).catch(({ message }) => ({ results: [], problem: message }));
+  const mixed = [0, 1, 2, 3].flatMap((rank) => reply.results.flatMap((list) => list[rank] ?? []));
   const few = [...new Map(mixed.map((result) => [result.id, result])).values()].slice(0, 14);
   const captions = few.flatMap(({ caption }) => caption || []).sort((a, b) => a.length - b.length);
   const examples = (captions.length ? captions.slice(0, 4) : standIns).map((text) => (
@@ -307,7 +307,7 @@ const welcome = () => run(async (signal) => {
     show(tiles.length ? "From this collection" : "", "grid", tiles);
     byId("examples").replaceChildren(...examples);
     byId("intro").hidden = false;
-    say(problem, Boolean(problem));
+    say(reply.problem ?? "", "problem" in reply);
   };
 });
 
