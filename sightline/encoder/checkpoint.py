@@ -95,7 +95,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     )
     try:
         with hub_access() if downloads else quiet_logging():
-            tokenizer = open_clip.get_tokenizer(checkpoint.tokenizer_source)
+            tokenizer = open_clip.get_tokenizer(
+                checkpoint.tokenizer_source, context_length=checkpoint.texts.context_length
+            )
     except Exception as error:
         raise _unreachable(checkpoint.texts.tokenizer, "tokenizer", checkpoint.name) from error
     if getattr(tokenizer, "reduction_fn", None) is not None:
