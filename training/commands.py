@@ -93,7 +93,10 @@ def train(
     chosen = read_recipe(recipe)
     from training.run import train_bundle  # after the recipe is known to be sound: torch takes seconds to load
 
-    with console.progress("training", chosen.training.num_steps) as advance:
+    with (
+        console.progress("reading", None) as read,
+        console.progress("training", chosen.training.num_steps) as advance,
+    ):
         done = 0
 
         def moved(step: Step) -> None:
@@ -101,7 +104,9 @@ def train(
             advance(step.step - done)
             done = step.step
 
-        finished = train_bundle(chosen, data, out, resume=resume, device=device, on_step=moved, say=console.say)
+        finished = train_bundle(
+            chosen, data, out, resume=resume, device=device, on_data=read, on_step=moved, say=console.say
+        )
     left_out = sum(finished.rejected.values())
     if left_out:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(finished.rejected.items()))
@@ -126,8 +131,9 @@ def evaluate(
     encoder: Annotated[str, typer.Option(help="A bundle, MODEL:TAG, MODEL:/path/to.safetensors or MODEL:random.")],
     data: Annotated[str, typer.Option(help="Captioned pictures: a folder, tars or captions.jsonl.")],
     split: Annotated[
-        str, typer.Option(help="Which split, where the data have several (SPLIT-*.tar or a folder SPLIT).")
-    ] = "held-out",
+        str | None,
+        typer.Option(help="SPLIT-*.tar or a folder SPLIT; by default held-out where there is one, else all."),
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     accept_licence: AcceptLicenceOption = None,
@@ -143,12 +149,13 @@ def evaluate(
     from training.evaluate import evaluate as measure
 
     console = Console(as_json=as_json)
-    source = split_source(data, split)
+    source = split_source(data, split or "held-out", required=split is not None)
     loaded = load_encoder(encoder, device=device, precision=precision, accept_licence=accept_licence)
     if loaded.identity.untrained:
         console.warn("these weights are untrained: the figures say nothing about any trained encoder.")
     console.say(f"Reading {source} …")
-    pairs = read_captioned(source, loaded.identity.pixels)
+    with console.progress("reading", None) as advance:
+        pairs = read_captioned(source, loaded.identity.pixels, progress=advance)
     total = len(pairs) + sum(len(several) for several in pairs.captions)
     with console.progress("encoding", total) as advance:
         report = measure(loaded, pairs, progress=advance)

@@ -25,8 +25,8 @@ from sightline.sources import Record, Rejected, open_source
 from sightline.texts import TextLimits, fit_caption
 
 Tokens = npt.NDArray[np.int64]
-Progress = Callable[[int, int | None], None]
-"""Called with (pictures read, pictures in all or None)."""
+Progress = Callable[[int], None]
+"""Called with the number of samples just read."""
 
 MAX_BAD_SHARE = 0.05
 """More unusable samples than this and the data are taken for broken, not for untidy."""
@@ -57,23 +57,23 @@ class Captioned:
         return np.repeat(np.arange(len(self)), [len(several) for several in self.captions])
 
 
-def split_source(data: str, split: str | None) -> str:
-    """What to open for a split of ``data``: ``SPLIT-*.tar`` in a folder, its subfolder ``SPLIT``, or all of
-    ``data``.
+def split_source(data: str, split: str, *, required: bool = False) -> str:
+    """What to open for a split of ``data``.
 
-    Without a split, or where ``data`` has no splits at all, it is the whole. Raises SourceError for a split
-    that is missing from data which have others.
+    In a folder it is ``SPLIT-00000.tar`` and so on, ``NAME-SPLIT-00000.tar`` and so on, or the subfolder
+    ``SPLIT``. Data without that split are taken whole, unless it is ``required``: then SourceError.
     """
     root = Path(data).expanduser()
-    if split is None or not root.is_dir():
-        return data
-    if any(root.glob(f"{split}-*.tar")):
-        return str(root / f"{split}-*.tar")
-    if (root / split).is_dir():
-        return str(root / split)
-    others = sorted({path.name.rsplit("-", 1)[0] for path in root.glob("*-[0-9]*.tar")})
-    if others:
-        raise SourceError(f"{data} has no split '{split}'; it has {', '.join(others)}.")
+    if root.is_dir():
+        for pattern in (f"{split}-[0-9]*.tar", f"*-{split}-[0-9]*.tar"):
+            if any(root.glob(pattern)):
+                return str(root / pattern)
+        if (root / split).is_dir():
+            return str(root / split)
+    if required:
+        others = sorted({path.name.rsplit("-", 1)[0] for path in root.glob("*-[0-9]*.tar")})
+        has = f"it has {', '.join(others)}" if others else "leave --split out to take all of it"
+        raise SourceError(f"{data} has no split '{split}'; {has}.")
     return data
 
 
@@ -88,21 +88,17 @@ def read_captioned(
     opened = open_source(source)
     reader = _Reader(spec, ImageLimits(), TextLimits())
     pending: list[tuple[Record, Future[Pixels]]] = []
-    num_inputs = 0
     with ThreadPoolExecutor(num_threads) as pool:
         for item in opened:
-            num_inputs += 1
+            if progress is not None:
+                progress(1)
             if isinstance(item, Rejected):
                 reader.rejected[item.reason] += 1
                 continue
             pending.append((item, pool.submit(reader.decode, item.image)))
             if len(pending) >= _IN_FLIGHT:
                 reader.take(pending)
-                if progress is not None:
-                    progress(num_inputs, opened.num_inputs)
         reader.take(pending)
-    if progress is not None:
-        progress(num_inputs, num_inputs)
     return reader.finish(source)
 
 

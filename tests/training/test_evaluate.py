@@ -119,10 +119,12 @@ def test_progress_counts_every_picture_and_caption(data: Captioned) -> None:
 
 
 def test_splits(world: Path, tmp_path: Path) -> None:
-    assert split_source(str(world), "train") == str(world / "train-*.tar")
-    assert split_source(str(world), None) == str(world)
-    with pytest.raises(SourceError, match=r"no split 'test'; it has held-out, train"):
-        split_source(str(world), "test")
+    assert split_source(str(world), "train") == str(world / "train-[0-9]*.tar")
+    assert split_source(str(world), "dev") == str(world)
+    with pytest.raises(SourceError, match=r"no split 'dev'; it has held-out, train"):
+        split_source(str(world), "dev", required=True)
+    (tmp_path / "photos-dev-0000.tar").touch()
+    assert split_source(str(tmp_path), "dev") == str(tmp_path / "*-dev-[0-9]*.tar")
     (tmp_path / "train").mkdir()
     assert split_source(str(tmp_path), "train") == str(tmp_path / "train")
     assert split_source(str(tmp_path), "held-out") == str(tmp_path)
