@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from service.documentation import DESCRIPTION, document
 from service.engine import Engine
-from service.middleware import OPENAI_PATHS, Admit, CancelOnDisconnect, Observe
+from service.middleware import OPENAI_PATHS, Admit, CancelOnDisconnect, Observe, note_error
 from service.problems import BodyInvalid, MethodNotAllowed, RouteUnknown, problem_response
 from service.routes.catalogue import catalogue_router
 from service.routes.clip_retrieval import clip_retrieval_router
@@ -42,9 +42,9 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
 
     async def answer_error(request: Request, error: Exception) -> Response:
         ours = _as_ours(error)
-        engine.metrics.rejected.labels(ours.code).inc()
-        openai = request.scope["path"] in OPENAI_PATHS
-        return problem_response(ours, context_of(request).request_id, openai=openai)
+        request_id = context_of(request).request_id
+        note_error(ours, request_id, engine.metrics)
+        return problem_response(ours, request_id, openai=request.scope["path"] in OPENAI_PATHS)
 
     for kind in (SightlineError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answer_error)

@@ -23,38 +23,24 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from service.context import deadline_exceeded
+from service.lanes import Batch, Ceiling, Item, Lane, Lanes, Modality, Vectors
 from service.metrics import Metrics
 from sightline.errors import ConfigurationError, EncodingFailed, NotReady, Overloaded, SightlineError
 
-Vectors = npt.NDArray[np.float32]
 Encode = Callable[[list[Any]], Vectors]
 """Payloads of one modality → float32 ``[B, D]``; called by the encoder's thread alone."""
 
-_CLEAN_BATCHES_TO_GROW = 64
 _MAX_RETRY_AFTER_SECONDS = 30
 
 logger = logging.getLogger(__name__)
-
-
-class Modality(StrEnum):
-    TEXT = "text"
-    IMAGE = "image"
-
-
-class Lane(StrEnum):
-    INTERACTIVE = "interactive"
-    BULK = "bulk"
 
 
 @dataclass(frozen=True)
@@ -72,39 +58,6 @@ class BatcherLimits:
 
     def units(self, modality: Modality) -> int:
         return self.image_units if modality is Modality.IMAGE else 1
-
-
-@dataclass(eq=False)
-class Item:
-    """One text or one picture on its way. ``deadline`` and ``arrived`` are on the batcher's clock, in seconds."""
-
-    payload: Any
-    deadline: float
-    arrived: float
-    lane: Lane
-    future: Future[Vectors] = field(default_factory=Future)
-
-
-class _Queue:
-    """The two lanes of one modality and its present batch ceiling."""
-
-    def __init__(self, modality: Modality, encode: Encode, max_batch: int) -> None:
-        self.modality = modality
-        self.encode = encode
-        self.max_batch = max_batch
-        self.ceiling = max_batch
-        self.clean_batches = 0
-        self.lanes: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
-
-    def lower(self, failed_size: int) -> None:
-        self.ceiling = max(1, min(self.ceiling, failed_size // 2))
-        self.clean_batches = 0
-
-    def note_clean(self) -> None:
-        self.clean_batches += 1
-        if self.ceiling < self.max_batch and self.clean_batches >= _CLEAN_BATCHES_TO_GROW:
-            self.ceiling = min(self.max_batch, self.ceiling * 2)
-            self.clean_batches = 0
 
 
 class Batcher:
@@ -125,21 +78,21 @@ class Batcher:
         self._out_of_memory = out_of_memory
         self._free_memory = free_memory
         self._clock = clock
-        self._queues = {modality: _Queue(modality, encode[modality], limits.max_batch[modality]) for modality in encode}
+        self._encode = encode
+        self._lanes = Lanes(encode, limits.bulk_patience_seconds)
+        self._ceilings = {modality: Ceiling(limits.max_batch[modality]) for modality in encode}
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._open = False
         self._units = 0
         self._units_per_second = 0.0
-        self._bulk_served = -math.inf
         self._busy_since: float | None = None
         self._running: list[Item] = []
         self._thread: threading.Thread | None = None
         metrics.capacity_units.set(limits.capacity_units)
         metrics.admitted_units.set_function(lambda: self._units)
-        for modality, queue in self._queues.items():
-            for lane, items in queue.lanes.items():
-                metrics.queue_items.labels(modality, lane).set_function(items.__len__)
+        for (modality, lane), queue in self._lanes.queues.items():
+            metrics.queue_items.labels(modality, lane).set_function(queue.__len__)
 
     # Life
 
@@ -155,11 +108,12 @@ class Batcher:
         self._closing.set()
         with self._wake:
             self._open = False
-            left = self._take_all()
+            left = self._lanes.take_all()
             self._wake.notify_all()
         self._fail(left, NotReady("The service is shutting down; send the request to another replica."))
         if self._thread is not None:
             self._thread.join(timeout_seconds)
+            self._fail(self._running, _not_ready())  # a batch that is stuck: nobody waits for it any longer
 
     @property
     def healthy(self) -> bool:
@@ -192,7 +146,7 @@ class Batcher:
         with self._wake:
             if not self._open:
                 raise _not_ready()
-            self._queues[modality].lanes[lane].extend(items)
+            self._lanes.put(modality, items)
             self._wake.notify()
         return items
 
@@ -221,11 +175,8 @@ class Batcher:
         if not any(cancelled):
             return
         with self._wake:
-            for lane in self._queues[modality].lanes.values():
-                kept = [item for item in lane if not item.future.cancelled()]
-                self._metrics.dropped_items.labels("cancelled").inc(len(lane) - len(kept))
-                lane.clear()
-                lane.extend(kept)
+            dropped = self._lanes.purge(modality)
+        self._metrics.dropped_items.labels("cancelled").inc(dropped)
 
     def _overloaded(self) -> Overloaded:
         wait = self._units / self._units_per_second if self._units_per_second else 1.0
@@ -247,7 +198,7 @@ class Batcher:
                 with self._wake:
                     self._open = False
                     self._busy_since = None
-                    lost = self._running + self._take_all()
+                    lost = self._running + self._lanes.take_all()
                     self._running = []
                 self._fail(lost, _not_ready())
                 self._metrics.worker_restarts.inc()
@@ -258,103 +209,65 @@ class Batcher:
     def _work(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closing.is_set() or self._choose() is not None)
+                self._wake.wait_for(lambda: self._closing.is_set() or bool(self._lanes))
                 if self._closing.is_set():
                     return
-                queue, batch, expired = self._form_batch()
-                self._running = batch
-                self._busy_since = self._clock() if batch else None
-            self._fail(expired, deadline_exceeded())
-            self._metrics.dropped_items.labels("expired").inc(len(expired))
-            if batch:
-                self._run(queue, batch)
+                now = self._clock()
+                batch = self._lanes.take(now, self._ceilings)
+                self._running = batch.items + batch.expired
+                self._busy_since = now
+            self._fail(batch.expired, deadline_exceeded())
+            self._metrics.dropped_items.labels("expired").inc(len(batch.expired))
+            self._metrics.dropped_items.labels("cancelled").inc(batch.num_cancelled)
+            if batch.items:
+                self._run(batch, now)
             with self._wake:
                 self._running = []
                 self._busy_since = None
 
-    def _choose(self) -> tuple[_Queue, Lane] | None:
-        """Which lane the next batch comes from; within a lane, the modality whose first item came first."""
-        oldest: dict[Lane, _Queue] = {}
-        for lane in Lane:
-            waiting = [queue for queue in self._queues.values() if queue.lanes[lane]]
-            if waiting:
-                oldest[lane] = min(waiting, key=lambda queue: queue.lanes[lane][0].arrived)
-        if Lane.BULK in oldest:
-            waited_since = max(oldest[Lane.BULK].lanes[Lane.BULK][0].arrived, self._bulk_served)
-            patient = self._clock() - waited_since < self._limits.bulk_patience_seconds
-            if Lane.INTERACTIVE not in oldest or not patient:
-                return oldest[Lane.BULK], Lane.BULK
-        return (oldest[Lane.INTERACTIVE], Lane.INTERACTIVE) if oldest else None
-
-    def _form_batch(self) -> tuple[_Queue, list[Item], list[Item]]:
-        """The next batch, and the expired items met on the way. The lock is held."""
-        choice = self._choose()
-        assert choice is not None
-        queue, lane = choice
-        now = self._clock()
-        if lane is Lane.BULK:
-            self._bulk_served = now
-        batch: list[Item] = []
-        expired: list[Item] = []
-        items = queue.lanes[lane]
-        while items and len(batch) < queue.ceiling:
-            item = items.popleft()
-            if not item.future.set_running_or_notify_cancel():
-                self._metrics.dropped_items.labels("cancelled").inc()
-            elif item.deadline <= now:
-                expired.append(item)
-            else:
-                self._metrics.item_wait_seconds.labels(queue.modality, lane).observe(now - item.arrived)
-                batch.append(item)
-        return queue, batch, expired
-
-    def _run(self, queue: _Queue, batch: list[Item]) -> None:
+    def _run(self, batch: Batch, started: float) -> None:
         """Encode a batch, cutting it until every item has its result or its error."""
-        started = self._clock()
-        groups = [batch]
+        modality, metrics = batch.modality, self._metrics
+        for item in batch.items:
+            metrics.item_wait_seconds.labels(modality, batch.lane).observe(started - item.arrived)
+        groups = [batch.items]
         while groups:
             group = groups.pop()
-            result = self._attempt(queue, group)
-            if not isinstance(result, BaseException):
+            result = self._attempt(modality, group)
+            if not isinstance(result, Exception):
                 for item, vector in zip(group, result, strict=True):
                     _complete(item, vector)
-                self._metrics.encoded_items.labels(queue.modality).inc(len(group))
+                metrics.encoded_items.labels(modality).inc(len(group))
                 continue
             if isinstance(result, self._out_of_memory):
                 self._free_memory()
-                queue.lower(len(group))
-                self._metrics.oom_retries.labels(queue.modality).inc()
+                self._ceilings[modality].lower(len(group))
+                metrics.oom_retries.labels(modality).inc()
             if len(group) == 1 or isinstance(result, ConfigurationError):
-                self._metrics.encode_failures.labels(queue.modality).inc(len(group))
+                metrics.encode_failures.labels(modality).inc(len(group))
                 self._fail(group, _failure(result))
                 continue
-            self._metrics.bisections.labels(queue.modality).inc()
+            metrics.bisections.labels(modality).inc()
             middle = len(group) // 2
             groups += [group[middle:], group[:middle]]
         seconds = self._clock() - started
-        units = self._limits.units(queue.modality) * len(batch)
-        self._units_per_second = 0.8 * self._units_per_second + 0.2 * units / max(seconds, 1e-6)
-        self._metrics.batch_items.labels(queue.modality).observe(len(batch))
-        self._metrics.batch_seconds.labels(queue.modality).observe(seconds)
+        units = self._limits.units(modality) * len(batch.items)
+        rate = units / max(seconds, 1e-6)
+        self._units_per_second = 0.8 * self._units_per_second + 0.2 * rate if self._units_per_second else rate
+        metrics.batch_items.labels(modality).observe(len(batch.items))
+        metrics.batch_seconds.labels(modality).observe(seconds)
 
-    def _attempt(self, queue: _Queue, group: list[Item]) -> Vectors | Exception:
+    def _attempt(self, modality: Modality, group: list[Item]) -> Vectors | Exception:
         """Run the encoder once. The error is returned, not raised: its traceback would keep the batch's memory."""
         try:
-            vectors = queue.encode([item.payload for item in group])
+            vectors = self._encode[modality]([item.payload for item in group])
             if len(vectors) != len(group) or not np.isfinite(vectors).all():
                 raise EncodingFailed("The encoder's answer has a wrong shape or values that are not numbers.")
         except Exception as error:
-            logger.warning("A batch of %d %s items failed.", len(group), queue.modality, exc_info=True)
+            logger.warning("A batch of %d %s items failed.", len(group), modality, exc_info=True)
             return error.with_traceback(None)
-        queue.note_clean()
+        self._ceilings[modality].note_clean()
         return vectors
-
-    def _take_all(self) -> list[Item]:
-        taken = [item for queue in self._queues.values() for lane in queue.lanes.values() for item in lane]
-        for queue in self._queues.values():
-            for lane in queue.lanes.values():
-                lane.clear()
-        return taken
 
     @staticmethod
     def _fail(items: list[Item], error: SightlineError) -> None:

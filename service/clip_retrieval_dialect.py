@@ -50,7 +50,8 @@ def ignored_options(body: KnnServiceBody) -> str:
 
 def _unit(values: list[float], dim: int) -> npt.NDArray[np.float32]:
     vector = np.asarray(values, dtype=np.float64)
-    length = float(np.linalg.norm(vector))
-    if vector.shape != (dim,) or not 0.0 < length < np.inf:
-        raise QueryError(f"embedding_input must be {dim} finite numbers that are not all zero.", dim=dim)
-    return np.asarray(vector / length, dtype=np.float32)
+    largest = float(np.abs(vector).max())
+    if vector.shape != (dim,) or largest == 0.0:
+        raise QueryError(f"embedding_input must be {dim} numbers that are not all zero.", dim=dim)
+    vector /= largest  # so that the squares below cannot overflow
+    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)

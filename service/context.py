@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from sightline.errors import DeadlineExceeded
+from sightline.errors import DeadlineExceeded, InputError
 
 StageObserver = Callable[[str, float], None]
 """Called with a stage's name and its duration in seconds."""
@@ -40,6 +40,17 @@ class RequestContext:
         """Raise DeadlineExceeded when the caller's time is over."""
         if time.monotonic() >= self.deadline:
             raise deadline_exceeded()
+
+
+@contextlib.contextmanager
+def naming_input(position: int, num_inputs: int) -> Iterator[None]:
+    """Say in an input's error which of several inputs it is about: ``input`` counts from 0."""
+    try:
+        yield
+    except InputError as error:
+        if num_inputs > 1:
+            error.details["input"] = position
+        raise
 
 
 def deadline_exceeded() -> DeadlineExceeded:

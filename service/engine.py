@@ -11,7 +11,7 @@ answer never mixes two generations. Every wait ends at the request's deadline.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -20,10 +20,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from service import answers, zero_shot
-from service.batcher import Batcher, BatcherLimits, Lane, Modality
-from service.context import RequestContext, deadline_exceeded
+from service.batcher import Batcher, BatcherLimits
+from service.context import RequestContext, deadline_exceeded, naming_input
 from service.decoding import DecodePool
 from service.label_cache import LabelCache
+from service.lanes import Lane, Modality
 from service.metrics import Metrics
 from service.settings import Settings
 from service.snapshot import Snapshot
@@ -42,6 +43,7 @@ Input = str | bytes
 """A text, or an encoded picture."""
 
 _MAX_CACHED_LABEL_FLOATS = 16_000_000
+_INLINE_INPUTS = 64
 
 
 class EncoderLike(Protocol):
@@ -172,19 +174,22 @@ class Engine:
         ]
 
     async def embed(self, inputs: Sequence[Input], context: RequestContext) -> Vectors:
-        """Texts and pictures, mixed → float32 ``[B, D]``, unit length, in order. Raises the first item's error.
+        """Texts and pictures, mixed → float32 ``[B, D]``, unit length, in order. Raises the first item's error."""
+        if len(inputs) <= _INLINE_INPUTS:
+            checked = self._checked(inputs)
+        else:
+            checked = await self.offload(self._checked, inputs)
+        return await self._encode(checked, context)
 
-        Many inputs are admitted in parts, so that one request cannot hold more than a quarter of the queue.
-        """
-        limits = self.settings.text_limits
-        checked = [check_text(one, limits) if isinstance(one, str) else one for one in inputs]
-        lane = Lane.BULK if len(checked) >= self.settings.bulk_from_items else Lane.INTERACTIVE
-        dearest = self._limits.image_units if any(isinstance(one, bytes) for one in checked) else 1
+    async def _encode(self, inputs: Sequence[Input], context: RequestContext) -> Vectors:
+        """Many inputs are admitted in parts, so that one request cannot hold more than a quarter of the queue."""
+        lane = Lane.BULK if len(inputs) >= self.settings.bulk_from_items else Lane.INTERACTIVE
+        dearest = self._limits.image_units if any(isinstance(one, bytes) for one in inputs) else 1
         step = max(1, self._limits.capacity_units // 4 // dearest)
-        parts = [await self._embed_part(checked[i : i + step], lane, context) for i in range(0, len(checked), step)]
+        parts = [await self._encode_part(inputs[i : i + step], lane, context) for i in range(0, len(inputs), step)]
         return np.concatenate(parts)  # [B, D]
 
-    async def _embed_part(self, inputs: Sequence[Input], lane: Lane, context: RequestContext) -> Vectors:
+    async def _encode_part(self, inputs: Sequence[Input], lane: Lane, context: RequestContext) -> Vectors:
         texts = [one for one in inputs if isinstance(one, str)]
         images = [one for one in inputs if isinstance(one, bytes)]
         with self.batcher.admit(len(texts) + len(images) * self._limits.image_units):
@@ -198,6 +203,13 @@ class Engine:
         by_kind = (iter(outcomes[0]), iter(outcomes[1]))
         return np.stack([_vector(next(by_kind[isinstance(one, bytes)])) for one in inputs])  # [b, D]
 
+    def _checked(self, inputs: Sequence[Input]) -> list[Input]:
+        checked: list[Input] = []
+        for position, one in enumerate(inputs):
+            with naming_input(position, len(inputs)):
+                checked.append(check_text(one, self.settings.text_limits) if isinstance(one, str) else one)
+        return checked
+
     async def offload(self, function: Callable[..., T], *arguments: object) -> T:
         """Run something blocking and short (parsing, serialising) off the event loop."""
         return await self.decoder.run(function, *arguments)
@@ -210,19 +222,23 @@ class Engine:
         with context.stage("decode"):
             try:
                 async with asyncio.timeout_at(context.deadline), asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self.decoder.decode(image)) for image in images]
+                    tasks = [group.create_task(self._decode_one(images, i)) for i in range(len(images))]
             except TimeoutError:
                 raise deadline_exceeded() from None
             except BaseExceptionGroup as failures:
                 raise _first(failures) from None
         return [task.result() for task in tasks]
 
+    async def _decode_one(self, images: list[bytes], position: int) -> Pixels:
+        with naming_input(position, len(images)):
+            return await self.decoder.decode(images[position])
+
     async def _label_matrix(self, prompts: list[str], num_labels: int, context: RequestContext) -> Vectors:
-        key = LabelCache.key(prompts, num_labels)
+        key = await self.offload(LabelCache.key, prompts, num_labels)
         matrix = self._labels.get(key)
         self.metrics.label_cache.labels("hit" if matrix is not None else "miss").inc()
         if matrix is None:
-            matrix = zero_shot.label_matrix(await self.embed(prompts, context), num_labels)  # [L, D]
+            matrix = zero_shot.label_matrix(await self._encode(prompts, context), num_labels)  # [L, D]
             self._labels.put(key, matrix)
         return matrix
 
@@ -240,18 +256,14 @@ class Engine:
         return None if raw is None else parse_filter(raw)
 
 
-async def _both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
+async def _both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
     """Both results; when one fails the other is cancelled and the failure raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:
-            one, two = group.create_task(_awaiting(first)), group.create_task(_awaiting(second))
+            one, two = group.create_task(first), group.create_task(second)
     except BaseExceptionGroup as failures:
         raise _first(failures) from None
     return one.result(), two.result()
-
-
-async def _awaiting(work: Awaitable[T]) -> T:
-    return await work
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -154,5 +154,5 @@ def openai_error(problem: dict[str, Any]) -> dict[str, Any]:
     """A problem in OpenAI's shape."""
     status = problem["status"]
     kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": problem["detail"], "type": kind, "param": None, "code": problem["code"]}
+    error = {"message": problem["detail"], "type": kind, "param": "input", "code": problem["code"]}
     return {"error": error, "request_id": problem["request_id"]}

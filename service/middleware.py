@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.context import RequestContext
 from service.metrics import UNMATCHED, Metrics
-from service.problems import BodyTooLarge, BodyTooSlow, problem_response
+from service.problems import SHOWN, BodyTooLarge, BodyTooSlow, problem_response
 from service.settings import Settings
-from sightline.errors import InputError, Overloaded, QueryError, SightlineError
+from sightline.errors import Overloaded, QueryError, SightlineError
 
 CLIENT_CLOSED = 499
 OPENAI_PATHS = frozenset({"/v1/embeddings", "/v1/models"})
@@ -68,8 +68,7 @@ class Observe:
         except ClientDisconnect:
             self.metrics.rejected.labels("client_closed").inc()
         except Exception as error:
-            if not isinstance(error, SightlineError):
-                logger.exception("Request %s failed.", request_id)
+            note_error(error, request_id, self.metrics)
             if status == 0:
                 openai = scope["path"] in OPENAI_PATHS
                 await problem_response(error, request_id, openai=openai)(scope, receive, observed_send)
@@ -89,71 +88,86 @@ class Observe:
         return min(int(asked) / 1000.0, self.settings.max_timeout_seconds)
 
 
+def note_error(error: Exception, request_id: str, metrics: Metrics) -> None:
+    """Count an error and log what only the operator may read. Each error passes here once."""
+    metrics.rejected.labels(error.code if isinstance(error, SightlineError) else "internal").inc()
+    if not isinstance(error, SightlineError):
+        logger.error("Request %s failed.", request_id, exc_info=error)
+    elif not isinstance(error, SHOWN):
+        logger.error("Request %s: %s", request_id, error.message)
+
+
 class Admit:
     """Bounds requests in flight, the size of a body (declared or not), bytes held at once, and the time to send it."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app = app
         self.settings = settings
-        self._metrics = metrics
-        self._requests = 0
-        self._bytes = 0
-        metrics.inflight_requests.set_function(lambda: self._requests)
-        metrics.buffered_bytes.set_function(lambda: self._bytes)
+        self.num_requests = 0
+        self.num_bytes = 0
+        metrics.inflight_requests.set_function(lambda: self.num_requests)
+        metrics.buffered_bytes.set_function(lambda: self.num_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _EXEMPT_PATHS:
             await self.app(scope, receive, send)
             return
-        if self._requests >= self.settings.max_inflight_requests:
-            raise _refusal(self._metrics, Overloaded(
-                "Too many requests are being worked on; try again in 1 s.",
-                retry_after_seconds=1, limit_requests=self.settings.max_inflight_requests,
-            ))  # fmt: skip
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > self.settings.max_body_bytes:
-            raise self._too_large()
-        held = 0
-        body_until = time.monotonic() + self.settings.receive_timeout_seconds
-
-        async def bounded_receive() -> Message:
-            nonlocal held
-            try:
-                async with asyncio.timeout_at(body_until if not done else None):
-                    message = await receive()
-            except TimeoutError:
-                raise _refusal(self._metrics, BodyTooSlow("The body did not arrive in time; send it faster.")) from None
-            if message["type"] == "http.request":
-                self._finish_body(message, done)
-                size = len(message.get("body", b""))
-                held += size
-                self._bytes += size
-                if held > self.settings.max_body_bytes:
-                    raise self._too_large()
-                if self._bytes > self.settings.max_buffered_bytes:
-                    raise _refusal(self._metrics, Overloaded(
-                        "Too many large bodies are being received; try again in 1 s.", retry_after_seconds=1
-                    ))  # fmt: skip
-            return message
-
-        done: list[bool] = []
-        self._requests += 1
+        limit = self.settings.max_inflight_requests
+        if self.num_requests >= limit:
+            raise Overloaded(
+                "Too many requests are being worked on; try again in 1 s.", retry_after_seconds=1, limit_requests=limit
+            )
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not (declared.isascii() and declared.isdigit()) or int(declared[:18]) > self.settings.max_body_bytes:
+            raise body_too_large(self.settings.max_body_bytes)
+        intake = _Intake(self, receive, scope["state"]["context"])
+        self.num_requests += 1
         try:
-            await self.app(scope, bounded_receive, send)
+            await self.app(scope, intake.receive, send)
         finally:
-            self._requests -= 1
-            self._bytes -= held
+            self.num_requests -= 1
+            self.num_bytes -= intake.num_bytes
 
-    @staticmethod
-    def _finish_body(message: Message, done: list[bool]) -> None:
+
+class _Intake:
+    """One body on its way in. A request's deadline stands still meanwhile: receiving has a limit of its own."""
+
+    def __init__(self, admit: Admit, receive: Receive, context: RequestContext) -> None:
+        self._admit = admit
+        self._receive = receive
+        self._context = context
+        self._started: float | None = time.monotonic()
+        self.num_bytes = 0
+
+    async def receive(self) -> Message:
+        if self._started is None:
+            return await self._receive()
+        settings = self._admit.settings
+        try:
+            async with asyncio.timeout_at(self._started + settings.receive_timeout_seconds):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTooSlow("The body did not arrive in time; send it faster or in smaller parts.") from None
+        if message["type"] == "http.request":
+            self._count(len(message.get("body", b"")), settings)
         if not message.get("more_body", False):
-            done.append(True)
+            self._context.deadline += time.monotonic() - self._started
+            self._started = None
+        return message
 
-    def _too_large(self) -> InputError:
-        limit = self.settings.max_body_bytes
-        return BodyTooLarge(
-            f"The body is larger than the limit of {limit:,} bytes; send less at once.", limit_bytes=limit
-        )
+    def _count(self, size: int, settings: Settings) -> None:
+        self.num_bytes += size
+        self._admit.num_bytes += size
+        if self.num_bytes > settings.max_body_bytes:
+            raise body_too_large(settings.max_body_bytes)
+        if self._admit.num_bytes > settings.max_buffered_bytes:
+            raise Overloaded("Too many large bodies are being received; try again in 1 s.", retry_after_seconds=1)
+
+
+def body_too_large(limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The body is larger than the limit of {limit_bytes:,} bytes; send less at once.", limit_bytes=limit_bytes
+    )
 
 
 class CancelOnDisconnect:
@@ -207,11 +221,6 @@ class CancelOnDisconnect:
 
 async def _run(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     await app(scope, receive, send)
-
-
-def _refusal(metrics: Metrics, error: SightlineError) -> SightlineError:
-    metrics.rejected.labels(error.code).inc()
-    return error
 
 
 def _server_timing(context: RequestContext, total_seconds: float) -> str:

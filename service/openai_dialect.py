@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.bodies import decode_base64
+from service.context import naming_input
 from service.problems import ModelUnknown
 from service.schemas import EmbeddingItem, EmbeddingsBody
 from sightline.errors import QueryError
@@ -32,7 +33,11 @@ def check_request(body: EmbeddingsBody, model: str, fingerprint: str, dim: int) 
 def inputs_of(body: EmbeddingsBody, max_image_bytes: int) -> list[str | bytes]:
     """The inputs in order: texts as str, pictures as their encoded bytes. May decode megabytes: run it in a pool."""
     listed = body.input if isinstance(body.input, list) else [body.input]
-    return [_input(one, max_image_bytes) for one in listed]
+    inputs = []
+    for position, one in enumerate(listed):
+        with naming_input(position, len(listed)):
+            inputs.append(_input(one, max_image_bytes))
+    return inputs
 
 
 def answer(vectors: npt.NDArray[np.float32], body: EmbeddingsBody, model: str, fingerprint: str) -> dict[str, Any]:

@@ -87,7 +87,8 @@ STATUSES: Mapping[type[SightlineError], int] = {
 }
 """Each class of the tree, or its nearest ancestor, to an HTTP status."""
 
-_OURS_TO_SAY = (errors.InputError, errors.NotFound, errors.ServiceError)
+SHOWN = (errors.InputError, errors.NotFound, errors.ServiceError)
+"""Errors whose sentence the caller may read."""
 _OPERATOR = (
     "The service cannot answer because of its set-up; its operator finds the reason in the log under this request id."
 )
@@ -112,11 +113,22 @@ def status_of(error: type[SightlineError]) -> int:
     return next(STATUSES[ancestor] for ancestor in error.__mro__ if ancestor in STATUSES)
 
 
+def problem_kinds() -> set[type[SightlineError]]:
+    """Every error class that is loaded."""
+    found: set[type[SightlineError]] = set()
+    ahead: list[type[SightlineError]] = [SightlineError]
+    while ahead:
+        kind = ahead.pop()
+        found.add(kind)
+        ahead += kind.__subclasses__()
+    return found
+
+
 def problem_of(error: BaseException, request_id: str) -> dict[str, Any]:
     """The problem document of any exception; what is not a SightlineError becomes a bare 500."""
     if not isinstance(error, SightlineError):
         return _document(500, "internal", _INTERNAL, request_id)
-    shown = isinstance(error, _OURS_TO_SAY)
+    shown = isinstance(error, SHOWN)
     document = _document(status_of(type(error)), error.code, error.message if shown else _OPERATOR, request_id)
     if shown:
         document |= {name: value for name, value in error.details.items() if name not in document}
@@ -130,7 +142,11 @@ def openai_error_of(error: BaseException, request_id: str) -> tuple[int, dict[st
     problem = problem_of(error, request_id)
     status = problem["status"]
     kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
-    param = error.issues[0]["pointer"].strip("/") or None if isinstance(error, BodyInvalid) else None
+    param = None
+    if isinstance(error, BodyInvalid) and error.issues:
+        param = error.issues[0]["pointer"].strip("/") or None
+    elif "input" in problem:
+        param = f"input[{problem['input']}]"
     body = {"message": problem["detail"], "type": kind, "param": param, "code": problem["code"]}
     return status, {"error": body, "request_id": request_id}
 

@@ -84,10 +84,10 @@ class EmbeddingsBody(Body):
 
     input: str | EmbeddingItem | Annotated[list[str | EmbeddingItem], Field(min_length=1, max_length=MAX_OPENAI_INPUTS)]
     model: str | None = Field(
-        None, description="The served encoder's name, as GET /v1/models gives it, or leave it out."
+        default=None, description="The served encoder's name, as GET /v1/models gives it, or leave it out."
     )
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, ge=1, description="Must equal the encoder's dimension.")
+    dimensions: int | None = Field(default=None, ge=1, description="Must equal the encoder's dimension.")
     user: str | None = None
 
 

@@ -44,10 +44,10 @@ def serve(settings: Settings, announce: Callable[[Engine, str], None]) -> None:
     try:
         generation = open_collection(settings.collection, verify=settings.verify)
         engine = build_engine(settings, generation, _load_encoder(settings, generation))
-        engine.start()
         try:
-            announce(engine, url_of(settings.host, listener.getsockname()[1]))
-            DrainingServer(engine, settings).run(sockets=[listener])
+            engine.start()
+            url = url_of(settings.host, listener.getsockname()[1])
+            DrainingServer(engine, settings, lambda: announce(engine, url)).run(sockets=[listener])
         except OSError as error:
             raise _bind_error(settings.host, settings.port, error) from error
         finally:
@@ -107,7 +107,7 @@ def is_loopback(host: str) -> bool:
 class DrainingServer(uvicorn.Server):
     """uvicorn with our way to stop. h11 parses HTTP: unlike httptools it bounds the size of headers."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, on_listening: Callable[[], None] = lambda: None) -> None:
         super().__init__(
             uvicorn.Config(
                 create_app(engine, settings), http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
@@ -117,12 +117,15 @@ class DrainingServer(uvicorn.Server):
         )  # fmt: skip
         self._engine = engine
         self._settings = settings
+        self._on_listening = on_listening
         self._signals = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        if self.started:
+            self._on_listening()  # not before: a client that is told the address connects at once
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second: leave."""

@@ -29,36 +29,50 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    collection: Path | None = Field(None, description="The collection directory to serve.")
-    encoder: str | None = Field(None, description="Encoder spec; default: the one recorded in the collection.")
-    accept_licence: str | None = Field(None, description="Accept non-commercial weights by naming their licence.")
-    device: str = Field("auto", description="auto, cpu or cuda.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic of the image tower.")
-    verify: bool = Field(True, description="Compare every file of the collection with its SHA-256 at start.")
-    host: str = Field("127.0.0.1", description="Address to listen on; only this machine by default.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    collection: Path | None = Field(default=None, description="The collection directory to serve.")
+    encoder: str | None = Field(default=None, description="Encoder spec; default: the one recorded in the collection.")
+    accept_licence: str | None = Field(
+        default=None, description="Accept non-commercial weights by naming their licence."
+    )
+    device: str = Field(default="auto", description="auto, cpu or cuda.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="Arithmetic of the image tower.")
+    verify: bool = Field(default=True, description="Compare every file of the collection with its SHA-256 at start.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; only this machine by default.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     drain_delay_seconds: float = Field(
-        1.0, ge=0, le=600, description="Time between not-ready and closing the listener after SIGTERM."
+        default=1.0, ge=0, le=600, description="Time between not-ready and closing the listener after SIGTERM."
     )
-    drain_timeout_seconds: float = Field(20.0, ge=0, le=600, description="Time for requests in flight after SIGTERM.")
-    default_timeout_seconds: float = Field(10.0, gt=0, le=600, description="Deadline of a request that names none.")
-    max_timeout_seconds: float = Field(30.0, gt=0, le=600, description="The longest deadline a request may ask for.")
-    receive_timeout_seconds: float = Field(30.0, gt=0, le=600, description="Time a client has to send its body.")
-    max_inflight_requests: int = Field(256, ge=1, description="Requests worked on at once; more get 429.")
-    max_body_bytes: int = Field(48 * _MIB, ge=1024, description="Largest request body.")
-    max_buffered_bytes: int = Field(512 * _MIB, ge=1024, description="Request bodies held in memory at once.")
-    max_queue_units: int = Field(4096, ge=64, description="Work admitted at once; a text is 1 unit, an image 8.")
-    max_batch_texts: int = Field(64, ge=1, le=4096, description="Texts in one batch.")
-    max_batch_images: int = Field(16, ge=1, le=4096, description="Pictures in one batch.")
-    bulk_from_items: int = Field(16, ge=2, description="A request of at least this many items is bulk work.")
+    drain_timeout_seconds: float = Field(
+        default=20.0, ge=0, le=600, description="Time for requests in flight after SIGTERM."
+    )
+    default_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=600, description="Deadline of a request that names none."
+    )
+    max_timeout_seconds: float = Field(
+        default=30.0, gt=0, le=600, description="The longest deadline a request may ask for."
+    )
+    receive_timeout_seconds: float = Field(
+        default=30.0, gt=0, le=600, description="Time a client has to send its body."
+    )
+    max_inflight_requests: int = Field(default=256, ge=1, description="Requests worked on at once; more get 429.")
+    max_body_bytes: int = Field(default=48 * _MIB, ge=1024, description="Largest request body.")
+    max_buffered_bytes: int = Field(default=512 * _MIB, ge=1024, description="Request bodies held in memory at once.")
+    max_queue_units: int = Field(
+        default=4096, ge=64, description="Work admitted at once; a text is 1 unit, an image 8."
+    )
+    max_batch_texts: int = Field(default=64, ge=1, le=4096, description="Texts in one batch.")
+    max_batch_images: int = Field(default=16, ge=1, le=4096, description="Pictures in one batch.")
+    bulk_from_items: int = Field(default=32, ge=2, description="A request of at least this many items is bulk work.")
     bulk_patience_seconds: float = Field(
-        0.5, gt=0, le=60, description="How long bulk work waits behind interactive work."
+        default=0.5, gt=0, le=60, description="How long bulk work waits behind interactive work."
     )
-    max_image_bytes: int = Field(32 * _MIB, ge=1024, description="Largest encoded picture.")
-    max_image_pixels: int = Field(64_000_000, ge=1, description="Largest picture, width times height.")
-    max_image_side_px: int = Field(16_384, ge=1, description="Longest side of a picture.")
-    max_inflight_pixels: int = Field(256_000_000, ge=1, description="Pixels decoded at once (about 4 bytes each).")
-    max_text_chars: int = Field(1024, ge=1, le=100_000, description="Longest text.")
+    max_image_bytes: int = Field(default=32 * _MIB, ge=1024, description="Largest encoded picture.")
+    max_image_pixels: int = Field(default=64_000_000, ge=1, description="Largest picture, width times height.")
+    max_image_side_px: int = Field(default=16_384, ge=1, description="Longest side of a picture.")
+    max_inflight_pixels: int = Field(
+        default=256_000_000, ge=1, description="Pixels decoded at once (about 4 bytes each)."
+    )
+    max_text_chars: int = Field(default=1024, ge=1, le=100_000, description="Longest text.")
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 

@@ -39,7 +39,7 @@ def embeddings_router(engine: Engine) -> APIRouter:
         openai_dialect.check_request(body, identity.name, identity.fingerprint, identity.dim)
         inputs = await engine.offload(openai_dialect.inputs_of, body, engine.settings.max_image_bytes)
         vectors = await engine.embed(inputs, context)
-        payload = openai_dialect.answer(vectors, body, identity.name, identity.fingerprint)
+        payload = await engine.offload(openai_dialect.answer, vectors, body, identity.name, identity.fingerprint)
         return await reply(engine, payload, len(vectors), context)
 
     @router.get(

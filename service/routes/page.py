@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.problems import RouteUnknown
+from service.examples import SENTENCES
+from service.problems import RouteUnknown, problem_kinds, status_of
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; img-src 'self' blob: data:; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -28,14 +30,33 @@ _FILES = {
 
 
 def page_router(directory: Path = PAGE_DIRECTORY) -> APIRouter:
-    """``/`` and the page's two files; a file that is not installed is a 404."""
+    """``/``, the page's two files and the list of errors; a file that is not installed is a 404."""
     router = APIRouter()
     for route, (name, media_type) in _FILES.items():
         path = directory / name
         router.add_api_route(
             route, _serving(path.read_bytes() if path.is_file() else None, media_type), include_in_schema=False
         )
+    router.add_api_route("/docs/errors", _serving(_errors_page(), "text/html"), include_in_schema=False)
     return router
+
+
+def _errors_page() -> bytes:
+    """Every code an answer may carry, so that a problem's ``type`` leads somewhere."""
+    rows = "\n".join(
+        f'<tr id="{kind.code}"><td><code>{kind.code}</code></td><td>{status_of(kind)}</td>'
+        f"<td>{html.escape(SENTENCES.get(kind.code, ''))}</td></tr>"
+        for kind in sorted(problem_kinds(), key=lambda kind: kind.code)
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Errors of Sightline</title></head><body>
+<h1>Errors</h1>
+<p>The sentence in an answer says what is wrong and what to change. A 500 with the code <code>internal</code> is a
+fault of the service itself.</p>
+<table><tr><th>code</th><th>status</th><th>for example</th></tr>
+{rows}
+</table></body></html>
+""".encode()
 
 
 def _serving(content: bytes | None, media_type: str):  # type: ignore[no-untyped-def]  # FastAPI reads the inner signature
