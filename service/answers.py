@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -21,23 +22,22 @@ def envelope(snapshot: Snapshot) -> dict[str, str]:
 
 def image_results(snapshot: Snapshot, hits: Hits, min_score: float | None) -> list[list[dict[str, Any]]]:
     """For each query the pictures found; ``caption`` is the picture's first."""
+    item_at = functools.cache(snapshot.generation.item)  # several queries find the same pictures
     return [
-        [
-            _result(item := snapshot.generation.item(row), score, item.captions[0] if item.captions else None)
-            for score, row in found
-        ]
+        [_result(item := item_at(row), score, item.captions[0] if item.captions else None) for score, row in found]
         for found in _above(hits, min_score)
     ]
 
 
 def caption_results(snapshot: Snapshot, hits: Hits, min_score: float | None) -> list[list[dict[str, Any]]]:
     """For each query the captions found, each with its picture."""
+    item_at = functools.cache(snapshot.generation.item)
     answers = []
     for found in _above(hits, min_score):
         results = []
         for score, row in found:
             caption, item_row = snapshot.generation.caption(row)
-            results.append(_result(snapshot.generation.item(item_row), score, caption))
+            results.append(_result(item_at(item_row), score, caption))
         answers.append(results)
     return answers
 

@@ -17,11 +17,13 @@ StageObserver = Callable[[str, float], None]
 class RequestContext:
     """Lives as long as its request; used by that request's task alone.
 
-    ``deadline`` is on the clock of ``time.monotonic``, in seconds. ``stages`` holds seconds for each stage passed.
+    ``deadline`` is on the clock of ``time.monotonic``, in seconds; a request that turns out to be bulk work and named
+    no deadline of its own gets until ``bulk_deadline``. ``stages`` holds seconds for each stage passed.
     """
 
     request_id: str
     deadline: float
+    bulk_deadline: float
     observe: StageObserver
     stages: dict[str, float] = field(default_factory=dict)
 
@@ -35,6 +37,11 @@ class RequestContext:
             seconds = time.perf_counter() - started
             self.stages[name] = self.stages.get(name, 0.0) + seconds
             self.observe(name, seconds)
+
+    def allow_more(self, seconds: float) -> None:
+        """Move both deadlines."""
+        self.deadline += seconds
+        self.bulk_deadline += seconds
 
     def check_deadline(self) -> None:
         """Raise DeadlineExceeded when the caller's time is over."""

@@ -184,6 +184,8 @@ class Engine:
     async def _encode(self, inputs: Sequence[Input], context: RequestContext) -> Vectors:
         """Many inputs are admitted in parts, so that one request cannot hold more than a quarter of the queue."""
         lane = Lane.BULK if len(inputs) >= self.settings.bulk_from_items else Lane.INTERACTIVE
+        if lane is Lane.BULK:
+            context.deadline = max(context.deadline, context.bulk_deadline)
         dearest = self._limits.image_units if any(isinstance(one, bytes) for one in inputs) else 1
         step = max(1, self._limits.capacity_units // 4 // dearest)
         parts = [await self._encode_part(inputs[i : i + step], lane, context) for i in range(0, len(inputs), step)]

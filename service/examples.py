@@ -136,7 +136,7 @@ LIMITS_ANSWER: dict[str, Any] = {
     "max_inflight_requests": 256,
     "max_queue_units": 4096,
     "default_timeout_seconds": 10.0,
-    "max_timeout_seconds": 30.0,
+    "max_timeout_seconds": 60.0,
 }
 KNN_ANSWER: list[dict[str, Any]] = [
     {

@@ -60,10 +60,13 @@ class Observe:
                 message["headers"] = answer.raw
             await send(message)
 
-        context = RequestContext(request_id, time.monotonic(), self.metrics.observe_stage)
+        now = time.monotonic()
+        context = RequestContext(request_id, now, now, self.metrics.observe_stage)
         scope.setdefault("state", {})["context"] = context
         try:
-            context.deadline += self._timeout_seconds(headers)
+            interactive_seconds, bulk_seconds = self._timeouts_seconds(headers)
+            context.deadline += interactive_seconds
+            context.bulk_deadline += bulk_seconds
             await self.app(scope, receive, observed_send)
         except ClientDisconnect:
             self.metrics.rejected.labels("client_closed").inc()
@@ -79,13 +82,15 @@ class Observe:
             seconds = time.perf_counter() - started
             self.metrics.observe_request(route, scope["method"], status or CLIENT_CLOSED, seconds)
 
-    def _timeout_seconds(self, headers: Headers) -> float:
+    def _timeouts_seconds(self, headers: Headers) -> tuple[float, float]:
+        """For interactive and for bulk work: what the client asks for, else the default and the maximum."""
         asked = headers.get("x-request-timeout-ms")
         if asked is None:
-            return self.settings.default_timeout_seconds
+            return self.settings.default_timeout_seconds, self.settings.max_timeout_seconds
         if not (asked.isascii() and asked.isdigit() and 0 < len(asked) <= 9 and int(asked) > 0):
             raise QueryError("X-Request-Timeout-Ms must be a whole number of milliseconds, like 2000.")
-        return min(int(asked) / 1000.0, self.settings.max_timeout_seconds)
+        seconds = min(int(asked) / 1000.0, self.settings.max_timeout_seconds)
+        return seconds, seconds
 
 
 def note_error(error: Exception, request_id: str, metrics: Metrics) -> None:
@@ -151,7 +156,7 @@ class _Intake:
         if message["type"] == "http.request":
             self._count(len(message.get("body", b"")), settings)
         if not message.get("more_body", False):
-            self._context.deadline += time.monotonic() - self._started
+            self._context.allow_more(time.monotonic() - self._started)
             self._started = None
         return message
 

@@ -46,10 +46,10 @@ class Settings(BaseModel):
         default=20.0, ge=0, le=600, description="Time for requests in flight after SIGTERM."
     )
     default_timeout_seconds: float = Field(
-        default=10.0, gt=0, le=600, description="Deadline of a request that names none."
+        default=10.0, gt=0, le=600, description="Deadline of an interactive request that names none."
     )
     max_timeout_seconds: float = Field(
-        default=30.0, gt=0, le=600, description="The longest deadline a request may ask for."
+        default=60.0, gt=0, le=3600, description="The longest deadline to ask for; bulk work has it by default."
     )
     receive_timeout_seconds: float = Field(
         default=30.0, gt=0, le=600, description="Time a client has to send its body."

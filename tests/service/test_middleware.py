@@ -188,6 +188,34 @@ def test_a_deadline_ends_a_request_that_waits_for_the_encoder(make_service: Make
     gate.opened.set()
 
 
+def test_bulk_work_that_names_no_deadline_has_the_longest(make_service: MakeService) -> None:
+    service, gate = gated(make_service, default_timeout_seconds=0.02, max_timeout_seconds=20, bulk_from_items=10)
+
+    async def scenario() -> None:
+        async with service.client() as client:
+            bulk = asyncio.ensure_future(client.post("/v1/text-to-image", json={"text": ["red"] * 10, "k": 1}))
+            await gate.busy()
+            assert (await client.post("/v1/text-to-image", json={"text": "red"})).status_code == 504
+            gate.opened.set()
+            assert (await bulk).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_deadline_ends_a_request_that_is_being_decoded(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service()
+
+    async def hang(data: bytes) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(service.engine.decoder, "decode", hang)
+    response = service.post("/v1/image-to-image", content=GREEN, headers={"x-request-timeout-ms": "20"})
+    assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
+    assert service.metric("sightline_admitted_units") == 0
+
+
 def test_a_client_may_not_ask_for_more_time_than_the_maximum(make_service: MakeService) -> None:
     service, gate = gated(make_service, default_timeout_seconds=0.02, max_timeout_seconds=0.02)
     response = service.post("/v1/text-to-image", json={"text": "red"}, headers={"x-request-timeout-ms": "60000"})

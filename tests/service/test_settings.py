@@ -45,7 +45,7 @@ def test_the_variable_of_the_test_data_is_none_of_ours() -> None:
         ({}, {"SIGHTLINE_PORT": "http"}, r"port \(from the environment\)"),
         ({}, {"SIGHTLINE_PORT": "70000"}, "65535"),
         ({"precision": "fp8"}, {}, "'fp32'"),
-        ({"default_timeout_seconds": 40}, {}, "max_timeout_seconds"),
+        ({"default_timeout_seconds": 61}, {}, "max_timeout_seconds"),
         ({"max_body_bytes": 2**40}, {}, "max_buffered_bytes"),
     ],
 )
