@@ -4,6 +4,7 @@ unpickling code."""
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from sightline.storage import replace_file
 FILE_NAME = "checkpoint.pt"
 
 
-def save_checkpoint(folder: Path, *, step: int, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    folder: Path, *, step: int, run: str, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
     """Write the state after ``step`` steps; ``run`` names recipe and data, so that no other run continues it.
 
     The random state of torch is part of it: dropout goes on as if nothing had happened. Raises StorageError.
@@ -25,7 +28,7 @@ def save_checkpoint(folder: Path, *, step: int, run: str, model: nn.Module, opti
         "step": step,
         "run": run,
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "random": torch.get_rng_state(),
     }
     buffer = io.BytesIO()
@@ -33,7 +36,7 @@ def save_checkpoint(folder: Path, *, step: int, run: str, model: nn.Module, opti
     replace_file(folder / FILE_NAME, buffer.getvalue())
 
 
-def load_checkpoint(folder: Path, *, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load_checkpoint(folder: Path, *, run: str, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
     """Restore a run and return the number of steps done. Raises TrainingStopped when there is nothing to
     resume.
 
@@ -50,6 +53,7 @@ def load_checkpoint(folder: Path, *, run: str, model: nn.Module, optimizer: torc
     if not same_run:
         raise TrainingStopped(f"{path} belongs to another recipe or other data; remove it or train without --resume.")
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     torch.set_rng_state(state["random"])
     return int(state["step"])

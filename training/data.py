@@ -166,8 +166,7 @@ class Batches:
     """Batches of pictures with one caption each, drawn afresh every epoch; the last, short batch is left out.
 
     ``tokens`` int64 [T, L] holds the captions of all pictures one after the other, ``num_captions`` says how
-    many each picture has. Thread-safe: nothing changes after construction except a cache of one epoch's
-    order, so one thread at a time.
+    many each picture has. Not thread-safe: it keeps one epoch's order.
     """
 
     def __init__(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from sightline.bundle import BundleManifest
@@ -27,6 +26,6 @@ def export_bundle(
         provenance={
             "recipe": recipe.model_dump(mode="json"),
             "data": {"sha256": data_sha256, "num_pictures": num_pictures},
-            "training": {"steps": last.step, "last_loss": asdict(last)["loss"]},
+            "training": {"steps": last.step, "last_loss": last.loss},
         },
     )

@@ -23,7 +23,7 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data import Batches
 from training.objective import Objective
 from training.recipe import Training
-from training.schedule import learning_rate, make_optimizer
+from training.schedule import make_optimizers, rate_factor
 
 LOG_NAME = "log.jsonl"
 
@@ -69,33 +69,36 @@ def train(
     torch.manual_seed(seed)
     model = objective.model.train()
     objective.to(device)
-    optimizer = make_optimizer(model, training)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizers = make_optimizers(model, training)
     max_log_scale = max(math.log(training.max_logit_scale), _log_scale(model))
     done = 0
     if resume:
-        done = load_checkpoint(folder, run=run, model=model, optimizer=optimizer)
+        done = load_checkpoint(folder, run=run, model=model, optimizers=optimizers)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]  # resuming replaces them
+    parameters = [p for group in groups for p in group["params"]]
     last = Step(done, 0, math.nan, 0.0, math.nan, math.exp(_log_scale(model)), 0.0)
     _cut_log(folder / LOG_NAME, done)
     with (folder / LOG_NAME).open("a", encoding="utf-8") as log:
         try:
             for step in range(done, training.num_steps):
                 started = time.perf_counter()
-                rate = learning_rate(step, training)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                factor = rate_factor(step, training)
+                for group in groups:
+                    group["lr"] = factor * group["peak_learning_rate"]
+                rate = factor * training.learning_rate
                 batch = batches.at(step)
                 pixels = torch.from_numpy(batch.pixels).to(device)  # [B, H, W, 3]
                 tokens = torch.from_numpy(batch.tokens).to(device)  # [B, L]
                 with arithmetic(training.precision, device):
                     loss = objective(pixels, tokens)
-                optimizer.zero_grad(set_to_none=True)
+                model.zero_grad(set_to_none=True)
                 loss.backward()
                 norm = float(nn.utils.clip_grad_norm_(parameters, training.max_gradient_norm))
                 value = loss.item()
                 if not math.isfinite(value) or not math.isfinite(norm):
                     raise TrainingStopped(_not_a_number(step + 1, value, rate), step=step + 1)
-                optimizer.step()
+                for optimizer in optimizers:
+                    optimizer.step()
                 with torch.no_grad():
                     model.logit_scale.clamp_(0.0, max_log_scale)  # type: ignore[operator]
                 done = step + 1
@@ -104,11 +107,11 @@ def train(
                 last = Step(done, batch.epoch, value, rate, norm, scale, seconds)
                 log.write(json.dumps(asdict(last)) + "\n")
                 if done % training.checkpoint_every_steps == 0 or done == training.num_steps:
-                    save_checkpoint(folder, step=done, run=run, model=model, optimizer=optimizer)
+                    save_checkpoint(folder, step=done, run=run, model=model, optimizers=optimizers)
                 if on_step is not None:
                     on_step(last)
         except KeyboardInterrupt:
-            save_checkpoint(folder, step=done, run=run, model=model, optimizer=optimizer)
+            save_checkpoint(folder, step=done, run=run, model=model, optimizers=optimizers)
             raise
     return last
 

@@ -14,7 +14,7 @@ import torch
 
 from sightline.bundle import BundleManifest
 from sightline.encoder.checkpoint import Checkpoint, Tokenizer, load_tokenizer
-from sightline.errors import StorageError
+from sightline.errors import SettingError, StorageError
 from sightline.storage import storage_errors
 from training import data as captioned_data
 from training.data import Batches, Progress, Tokens
@@ -63,7 +63,7 @@ def train_bundle(
     folder = prepare_folder(out, resume=resume)
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    chosen = choose_device(device)
     checkpoint = build_checkpoint(recipe)
     source = captioned_data.split_source(data, "train")
     tell(f"Reading {source} …")
@@ -113,6 +113,15 @@ def prepare_folder(out: Path, *, resume: bool) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is the GPU where there is one. Raises SettingError for a device that this machine lacks."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise SettingError(f"This machine has no device '{device}' for training; use --device cpu.")
+    return torch.device(device)
 
 
 def run_name(recipe: Recipe, data_sha256: str) -> str:

@@ -16,7 +16,7 @@ from training.loop import Step
 from training.model import build_checkpoint
 from training.recipe import Recipe, Training
 from training.run import Finished, train_bundle
-from training.schedule import decays, learning_rate
+from training.schedule import decays, is_hidden_matrix, make_optimizers, rate_factor
 
 
 class Cut(Exception):
@@ -188,11 +188,11 @@ def test_an_encoder_can_be_fine_tuned_and_keeps_its_licence(
 
 def test_the_learning_rate_warms_up_and_reaches_zero() -> None:
     training = Training(num_steps=100, batch_size=2, learning_rate=1e-3, warmup_steps=10)
-    rates = [learning_rate(step, training) for step in range(101)]
-    assert rates[:10] == pytest.approx([1e-4 * step for step in range(1, 11)])
-    assert rates[10] == pytest.approx(1e-3)
-    assert rates[100] == pytest.approx(0, abs=1e-12)
-    assert rates[55] == pytest.approx(0.5e-3)
+    rates = [rate_factor(step, training) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
+    assert rates[10] == pytest.approx(1)
+    assert rates[100] == pytest.approx(0, abs=1e-9)
+    assert rates[55] == pytest.approx(0.5)
     assert all(a > b for a, b in pairwise(rates[10:]))
 
 
@@ -208,3 +208,34 @@ def test_decay_spares_gains_biases_embeddings_and_the_scale(tiny: Recipe) -> Non
         "transformer.resblocks.0.attn.in_proj_bias",
     } <= spared
     assert not {"text_projection", "visual.conv1.weight", "transformer.resblocks.0.attn.in_proj_weight"} & spared
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_nothing_else(tiny: Recipe) -> None:
+    model = build_checkpoint(tiny).model
+    training = tiny.training.model_copy(update={"optimizer": "muon"})
+    adamw, muon = make_optimizers(model, training)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    taken = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    left = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
+    assert len(taken) == 8  # four matrices in each tower's one block
+    assert all("resblocks.0." in name and name.endswith("weight") for name in taken)
+    assert taken | left == set(names.values()) and not taken & left
+    assert not any(is_hidden_matrix(name, p) for name, p in model.named_parameters() if name in left)
+
+
+def test_muon_learns_and_resumes_bit_equal(world: Path, tiny: Recipe, tmp_path: Path) -> None:
+    def cut(step: Step) -> None:
+        if step.step == 5:
+            raise Cut
+
+    recipe = tiny.model_copy(update={"training": tiny.training.model_copy(update={"optimizer": "muon"})})
+    whole = train_bundle(recipe, str(world), tmp_path / "a", device="cpu", num_threads=1)
+    with pytest.raises(Cut):
+        train_bundle(recipe, str(world), tmp_path / "b", device="cpu", num_threads=1, on_step=cut)
+    again = train_bundle(recipe, str(world), tmp_path / "b", device="cpu", num_threads=1, resume=True)
+    assert again.manifest.fingerprint == whole.manifest.fingerprint
+    start = build_checkpoint(recipe).model.state_dict()
+    assert not torch.equal(
+        weights(tmp_path / "a")["transformer.resblocks.0.mlp.c_fc.weight"],
+        start["transformer.resblocks.0.mlp.c_fc.weight"],
+    )
