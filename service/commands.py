@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -123,13 +126,20 @@ def _facts(engine: Engine, url: str) -> dict[str, Any]:
 
 
 def _welcome(engine: Engine, url: str) -> str:
+    """The address and commands that work as they are pasted: the picture they send is the collection's first."""
     generation = engine.snapshot.generation
+    first, last = generation.item(0), generation.item(generation.num_items - 1)
+    picture = f"curl -s {url}/v1/items/{quote(first.item_id, safe='')}/thumbnail"
+    query = first.captions[0] if first.captions else "a dog on a beach"
+    labels = dict.fromkeys([*first.captions[:1], *last.captions[:1], "a dog", "a bicycle"])
+    forms = " ".join(f"--form-string {shlex.quote(f'labels={label}')}" for label in labels)
+    body = shlex.quote(json.dumps({"text": query, "k": 3}, ensure_ascii=False))
     return f"""\
 Serving {generation.name} ({generation.num_items:,} pictures, {generation.num_captions:,} captions) with \
 {engine.identity.name} on {url}
 
-  curl -s {url}/v1/text-to-image -H 'Content-Type: application/json' -d '{{"text": "a dog on a beach", "k": 3}}'
-  curl -s '{url}/v1/image-to-text?k=3' -H 'Content-Type: image/jpeg' --data-binary @photo.jpg
-  curl -s {url}/v1/zero-shot -F image=@photo.jpg -F labels=cat -F labels=dog
+  curl -s {url}/v1/text-to-image -H 'Content-Type: application/json' -d {body}
+  {picture} | curl -s '{url}/v1/image-to-text?k=3' -H 'Content-Type: image/webp' --data-binary @-
+  {picture} | curl -s {url}/v1/zero-shot -F image=@- {forms}
 
 Web page: {url}/   API: {url}/openapi.json   Metrics: {url}/metrics   Stop with Ctrl+C."""
