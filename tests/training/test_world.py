@@ -12,7 +12,7 @@ from PIL import Image
 
 from sightline.errors import SourceError
 from training.world.compose import chance, core_of, held_out_scenes, split_of, training_scene
-from training.world.grammar import DETAILS, SYNONYMS, swap_of
+from training.world.grammar import HELD_OUT_DETAILS, SYNONYMS, swap_of
 from training.world.paint import INK, PAPER, Painter
 from training.world.scene import Scene, Thing, from_record, to_record
 from training.world.shards import World, draw_world, samples_of
@@ -48,7 +48,7 @@ def test_a_scene_does_not_depend_on_how_many_are_drawn() -> None:
 
 
 def test_held_out_captions_are_all_distinct(held_out_captions: list[str]) -> None:
-    assert len(held_out_captions) == COUNT * len(DETAILS)
+    assert len(held_out_captions) == COUNT * len(HELD_OUT_DETAILS)
     assert len(set(held_out_captions)) == len(held_out_captions)
 
 
@@ -107,7 +107,7 @@ def test_every_caption_names_only_what_the_scene_holds() -> None:
                 text = re.sub(rf"\b{other}\b", word, text)
             words = set(re.findall(r"[a-z]+", text))
             assert words & shapes == {thing.shape for thing in sample.scene.things}
-            assert words & colours == {thing.colour for thing in sample.scene.things}
+            assert words & colours <= {thing.colour for thing in sample.scene.things}
             assert words & (set(PAPER) - {"beige"}) <= {sample.scene.background}
 
 

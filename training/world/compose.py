@@ -1,10 +1,10 @@
 """Make a scene from (seed, split, number), and keep what training sees apart from what is held out.
 
-The separation is by meaning, not by chance. Every caption of a scene tells at least its *core*: colours,
-shapes and relation for two or three things; colour, shape, size and place for one. A fixed hash of the core
-decides whether it belongs to training or is held out, so no caption of a held-out scene can occur in
-training, whatever the seeds. A core and its swap (colours exchanged) always fall on the same side, so that
-swap tests use sentences of which training saw neither.
+The separation is by meaning, not by chance. Every caption of a held-out scene tells at least its *core*:
+colours, shapes and relation for two or three things; colour, shape, size and place for one. A fixed hash
+of the core decides whether it belongs to training or is held out, so no caption of a held-out scene can
+occur in training, whatever the seeds. A core and its swap (colours exchanged) always fall on the same
+side, so that swap tests use sentences of which training saw neither.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Scenes in words: captions with paraphrases, and the swapped caption that is false of the same scene.
 
-Every caption tells the scene's core (see ``compose``), and no two cores give the same words; so captions of
-different scenes differ wherever their cores differ. Captions are telling on purpose: in a batch of
-contrasted pairs a vague one fits several pictures. Synonyms are few and used sparingly: a small encoder
-has to learn all of them from a few thousand pictures.
+Every caption of a held-out scene tells the scene's core (see ``compose``), and no two cores give the same
+words; so captions of different held-out scenes differ, and none of them is said of a training scene.
+Captions are telling on purpose: in a batch of contrasted pairs a vague one fits several pictures.
+Synonyms are few and used sparingly: a small encoder has to learn all of them from a few thousand pictures.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from training.world.scene import Background, Place, Scene, Thing
@@ -38,20 +39,30 @@ AT_PLACE: dict[Place, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What a caption tells beyond the core."""
+    """What a caption tells beyond the shapes. Without colours or arrangement it does not tell the core."""
 
     sizes: bool = True
     background: bool = True
+    colours: bool = True
+    arrangement: bool = True
 
 
-DETAILS = (Detail(), Detail(), Detail(), Detail(background=False), Detail(sizes=False))
-"""Of a scene's captions three tell everything, one leaves out the background and one the sizes."""
+FULL = Detail()
+CORE = (FULL, FULL, Detail(background=False), Detail(sizes=False))
+HELD_OUT_DETAILS = (*CORE, Detail(sizes=False, background=False))
+TRAINING_DETAILS = (*CORE, Detail(colours=False), Detail(background=False, arrangement=False))
+"""Training also says what no held-out caption says: the scene without its colours, and the bare things.
+
+Without the first, colours, places and backgrounds tell the pictures of a batch apart so well that shapes
+are hardly learnt: single things failed to be found in 34 % of queries, with it in 4 % (drawn world, 320
+steps). The second lets a bare "a small red circle" be understood.
+"""
 
 
-def captions_of(scene: Scene, rng: random.Random) -> tuple[str, ...]:
-    """One caption for each of ``DETAILS``, all different; one state of ``rng`` gives the same words."""
+def captions_of(scene: Scene, details: Sequence[Detail], rng: random.Random) -> tuple[str, ...]:
+    """One caption for each of ``details``, all different; one state of ``rng`` gives the same words."""
     captions: list[str] = []
-    for detail in DETAILS:
+    for detail in details:
         caption = describe(scene, detail, rng)
         while caption in captions:
             caption = describe(scene, detail, rng)
@@ -61,7 +72,9 @@ def captions_of(scene: Scene, rng: random.Random) -> tuple[str, ...]:
 
 def describe(scene: Scene, detail: Detail, rng: random.Random) -> str:
     """One caption of the scene."""
-    if scene.relation == "alone":
+    if not detail.arrangement:
+        body = _list([noun_phrase(thing, detail, rng) for thing in scene.things], rng)
+    elif scene.relation == "alone":
         body = _one(scene.things[0], detail, rng)
     elif len(scene.things) == 2:
         first, second = (noun_phrase(thing, detail, rng) for thing in scene.things)
@@ -94,7 +107,9 @@ def swap_of(scene: Scene) -> tuple[str, str] | None:
 
 def noun_phrase(thing: Thing, detail: Detail, rng: random.Random) -> str:
     """Such as "a small red circle"."""
-    words = [_word(thing.colour, rng), _word(thing.shape, rng)]
+    words = [_word(thing.shape, rng)]
+    if detail.colours:
+        words.insert(0, _word(thing.colour, rng))
     if detail.sizes:
         words.insert(0, _word(thing.size, rng))
     return _article(" ".join(words))
@@ -105,6 +120,11 @@ def _one(thing: Thing, detail: Detail, rng: random.Random) -> str:
     name = noun_phrase(thing, replace(detail, sizes=True), rng)
     where = rng.choice(AT_PLACE[thing.place])
     return rng.choice((f"{name} {where}", f"{name} {where}", f"{where} {name}"))
+
+
+def _list(names: list[str], rng: random.Random) -> str:
+    rng.shuffle(names)
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def _two(first: str, second: str, across: bool, rng: random.Random) -> str:

@@ -20,11 +20,12 @@ from typing import Any
 
 from sightline.errors import SourceError
 from training.world.compose import chance, held_out_scenes, training_scene
-from training.world.grammar import captions_of, swap_of
+from training.world.grammar import HELD_OUT_DETAILS, TRAINING_DETAILS, Detail, captions_of, swap_of
 from training.world.paint import Painter
 from training.world.scene import Scene, Split, to_record
 
 SHARD_SIZE = 2500
+DETAILS: dict[Split, tuple[Detail, ...]] = {"train": TRAINING_DETAILS, "held-out": HELD_OUT_DETAILS}
 
 Progress = Callable[[int, int], None]
 """Called with (scenes written, scenes in all)."""
@@ -69,7 +70,7 @@ def samples_of(world: World, split: Split, start: int, stop: int) -> Iterator[Sa
             key=f"{split}-{number:06d}",
             number=number,
             scene=scene,
-            captions=captions_of(scene, chance(world.seed, split, number, "words")),
+            captions=captions_of(scene, DETAILS[split], chance(world.seed, split, number, "words")),
         )
 
 
