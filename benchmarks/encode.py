@@ -45,7 +45,7 @@ def image_tower(width: int, layers: int, patch: int, side: int) -> nn.Module:
     """An untrained ViT of the given size."""
     vision = {"image_size": side, "layers": layers, "width": width, "head_width": 64, "patch_size": patch}
     text = {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}
-    model = open_clip.CLIP(512, vision, text)  # type: ignore[arg-type]
+    model = open_clip.CLIP(512, vision, text)
     tower: nn.Module = model.visual
     return tower.eval().requires_grad_(False)
 
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the raw figures here")
     options = parser.parse_args()
-    result = {
+    result: dict[str, Any] = {
         "machine": describe_machine(),
         "bf16": bf16_by_size(options.rounds),
         "text": text_trimming(options.rounds),

@@ -19,7 +19,7 @@ def tiny_checkpoint(seed: int = 0) -> Checkpoint:
     """An untrained CLIP of 1.8 M parameters (most of them the vocabulary)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**TINY_CFG)  # type: ignore[arg-type]
+        model = open_clip.CLIP(**TINY_CFG)
     return Checkpoint(
         name="tiny",
         model=model.eval().requires_grad_(False),

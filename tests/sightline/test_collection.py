@@ -29,7 +29,8 @@ ENCODER = EncoderRecord(
 
 def unit(rows: int, seed: int = 0) -> npt.NDArray[np.float32]:
     vectors = np.random.default_rng(seed).standard_normal((rows, 8)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def counts(items: int, captions: int, **others: Any) -> Counts:

@@ -74,7 +74,7 @@ def test_vectors_equal_open_clip(tiny_bundle: Path, tiny_encoder: Encoder) -> No
 def test_text_is_trimmed_only_where_that_is_exact(cfg: dict[str, object], expected: bool) -> None:
     text_cfg = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2, **cfg}
     vision_cfg = {"image_size": 32, "layers": 1, "width": 32, "head_width": 32, "patch_size": 16}
-    model = open_clip.CustomTextCLIP(32, vision_cfg, text_cfg).eval()  # type: ignore[arg-type]
+    model = open_clip.CustomTextCLIP(32, vision_cfg, text_cfg).eval()
     tokens = open_clip.get_tokenizer("ViT-B-32", context_length=24)(TEXTS)
     assert trimmable(model) is expected
     with torch.inference_mode():

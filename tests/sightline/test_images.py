@@ -35,7 +35,7 @@ def test_pixels_equal_the_open_clip_transform(mode: str, interpolation: str, tar
 @pytest.mark.parametrize("size", [(1, 60), (60, 1), (1, 1), (2, 2)])
 def test_tiny_and_narrow_pictures_become_pixels(size: tuple[int, int]) -> None:
     for mode in ("shortest", "longest", "squash"):
-        spec = PixelSpec(32, 32, (0, 0, 0), (1, 1, 1), "bicubic", mode)  # type: ignore[arg-type]
+        spec = PixelSpec(32, 32, (0, 0, 0), (1, 1, 1), "bicubic", mode)
         assert to_pixels(decode_image(flat("red", size), LIMITS), spec).shape == (32, 32, 3)
 
 

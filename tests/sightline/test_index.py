@@ -12,7 +12,8 @@ from sightline.index import VectorIndex, require_faiss
 
 def unit(rows: int, dim: int = 16, seed: int = 0) -> npt.NDArray[np.float32]:
     vectors = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def test_search_equals_brute_force() -> None:
