@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sightline.errors import BundleCorrupt, EncoderUnknown
 from sightline.images import PixelSpec
-from sightline.storage import sha256_of
+from sightline.storage import FileRecord, first_difference, record_files
 from sightline.texts import TextSpec
 
 MANIFEST_NAME = "sightline.json"
@@ -39,11 +39,6 @@ class ScoreScale(_Strict):
     kind: Literal["softmax", "sigmoid"]
     scale: float
     bias: float
-
-
-class FileRecord(_Strict):
-    num_bytes: int
-    sha256: str
 
 
 class BundleManifest(_Strict):
@@ -94,25 +89,14 @@ def read_manifest(path: Path) -> BundleManifest:
 def verify_bundle(path: Path) -> BundleManifest:
     """Read the manifest and compare the SHA-256 of every file with it. Raises BundleCorrupt naming the file."""
     manifest = read_manifest(path)
-    for name, record in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            raise BundleCorrupt(f"The bundle {path} lacks {name}; copy it again or restore it from a backup.")
-        if file.stat().st_size != record.num_bytes or sha256_of(file) != record.sha256:
-            raise BundleCorrupt(
-                f"{file} has changed since the bundle was made (its SHA-256 differs); "
-                "copy the bundle again or restore it from a backup."
-            )
+    difference = first_difference(path, manifest.files)
+    if difference is not None:
+        raise BundleCorrupt(f"{difference}; copy the bundle again or restore it from a backup.")
     return manifest
 
 
 def seal_bundle(directory: Path, manifest: BundleManifest) -> BundleManifest:
     """Record every file of a finished directory in the manifest and write ``sightline.json`` last."""
-    files = {
-        file.relative_to(directory).as_posix(): FileRecord(num_bytes=file.stat().st_size, sha256=sha256_of(file))
-        for file in sorted(directory.rglob("*"))
-        if file.is_file() and file.name != MANIFEST_NAME
-    }
-    sealed = manifest.model_copy(update={"files": files})
+    sealed = manifest.model_copy(update={"files": record_files(directory, leave_out=MANIFEST_NAME)})
     (directory / MANIFEST_NAME).write_text(sealed.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return sealed

@@ -12,8 +12,10 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
 
 from sightline.errors import StorageError
 
@@ -38,6 +40,35 @@ def storage_errors(action: str) -> Iterator[None]:
         }
         reason = reasons.get(error.errno or 0, f"the system reported {errno.errorcode.get(error.errno or 0, 'EIO')}")
         raise StorageError(f"Could not {action}: {reason}.") from error
+
+
+class FileRecord(BaseModel):
+    """What a manifest promises of one file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_bytes: int
+    sha256: str
+
+
+def record_files(directory: Path, *, leave_out: str = "") -> dict[str, FileRecord]:
+    """A record of every file below a directory by its relative path, but for the one named ``leave_out``."""
+    return {
+        file.relative_to(directory).as_posix(): FileRecord(num_bytes=file.stat().st_size, sha256=sha256_of(file))
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and file.name != leave_out
+    }
+
+
+def first_difference(directory: Path, files: Mapping[str, FileRecord]) -> str | None:
+    """How the first file that is not as recorded differs, as the beginning of a sentence; None when all are."""
+    for name, record in files.items():
+        file = directory / name
+        if not file.is_file():
+            return f"{file} is missing"
+        if file.stat().st_size != record.num_bytes or sha256_of(file) != record.sha256:
+            return f"{file} has changed since it was written (its SHA-256 differs)"
+    return None
 
 
 def sha256_of(path: Path) -> str:

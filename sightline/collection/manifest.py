@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sightline.bundle import FileRecord
 from sightline.errors import CollectionCorrupt, SourceError
+from sightline.storage import FileRecord
 
 MANIFEST_NAME = "manifest.json"
 CURRENT_NAME = "CURRENT"

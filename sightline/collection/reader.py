@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from sightline.collection import manifest as layout
 from sightline.collection.manifest import CollectionManifest
 from sightline.errors import CollectionCorrupt, NotFound
-from sightline.storage import sha256_of
+from sightline.storage import first_difference
 
 
 @dataclass(frozen=True)
@@ -163,18 +163,7 @@ def open_collection(path: Path, *, verify: bool = True) -> Generation:
     directory = layout.current_generation(path)
     manifest = layout.read_manifest(directory)
     if verify:
-        check_files(directory, manifest)
+        difference = first_difference(directory, manifest.files)
+        if difference is not None:
+            raise CollectionCorrupt(f"{difference}; restore it from a backup or build the collection again.")
     return Generation(directory, manifest)
-
-
-def check_files(directory: Path, manifest: CollectionManifest) -> None:
-    """Compare every file of a generation with the manifest. Raises CollectionCorrupt naming the first that differs."""
-    for name, record in manifest.files.items():
-        file = directory / name
-        if not file.is_file():
-            raise CollectionCorrupt(f"{file} is missing; restore it from a backup or build the collection again.")
-        if file.stat().st_size != record.num_bytes or sha256_of(file) != record.sha256:
-            raise CollectionCorrupt(
-                f"{file} has changed since it was written (its SHA-256 differs); "
-                "restore it from a backup or build the collection again."
-            )

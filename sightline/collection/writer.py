@@ -18,10 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sightline import __version__
-from sightline.bundle import FileRecord
 from sightline.collection import manifest as layout
 from sightline.collection.manifest import CollectionManifest, Counts, EncoderRecord
-from sightline.storage import new_directory, replace_file, sha256_of, storage_errors
+from sightline.storage import new_directory, record_files, replace_file, storage_errors
 
 ROWS_PER_SHARD = 65_536
 """A shard of 65,536 rows at 512 dimensions is 64 MiB of float16: large reads, bounded memory while writing."""
@@ -127,13 +126,6 @@ class GenerationWriter:
             lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self._ledger)
             (self._directory / layout.LEDGER_NAME).write_text(lines, encoding="utf-8", errors="replace")
             self._pad_shard_numbers()
-            files = {
-                path.relative_to(self._directory).as_posix(): FileRecord(
-                    num_bytes=path.stat().st_size, sha256=sha256_of(path)
-                )
-                for path in sorted(self._directory.rglob("*"))
-                if path.is_file()
-            }
             self._manifest = CollectionManifest(
                 generation=self.generation,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -145,7 +137,7 @@ class GenerationWriter:
                 num_shards=self._num_shards,
                 counts=counts,
                 index=index,
-                files=files,
+                files=record_files(self._directory),
             )
             text = self._manifest.model_dump_json(indent=2) + "\n"
             (self._directory / layout.MANIFEST_NAME).write_text(text, encoding="utf-8")

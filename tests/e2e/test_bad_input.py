@@ -62,7 +62,7 @@ def test_a_bundle_with_a_changed_byte(
     data[-9] ^= 4
     weights.write_bytes(data)
     code, said = run(capsys, "index", "build", "--encoder", copy, "--source", pictures, "--out", tmp_path / "out")
-    assert (code, "has changed since the bundle was made" in said) == (5, True)
+    assert (code, "open_clip_model.safetensors has changed" in said) == (5, True)
     assert not (tmp_path / "out").exists()
 
 
