@@ -3,7 +3,8 @@
 ``{"must": [C…], "should": [C…], "must_not": [C…]}`` where a condition C is ``{"key": "camera", "match": "X100"}``,
 ``{"key": "label", "any": ["cat", "dog"]}``, ``{"key": "year", "range": {"gte": 2020, "lt": 2024}}`` or a nested filter.
 All of ``must`` hold, at least one of ``should`` where there are any, none of ``must_not`` (the names are Qdrant's).
-A row without the key fails the condition. A list value matches when one of its members does.
+A row without the key fails the condition. A list value matches when one of its members does. ``scene.things.colour``
+is the path into nested objects and lists.
 """
 
 from __future__ import annotations
@@ -98,8 +99,18 @@ def _same(value: object, wanted: object) -> bool:
 
 
 def _values(row: Mapping[str, Any], key: str) -> list[Any]:
-    value = row.get(key)
-    return value if isinstance(value, list) else [] if value is None else [value]
+    """Every value at a key; a key that is not there as it stands is a path through objects and lists."""
+    if key in row:
+        found = [row[key]]
+    else:
+        found = [row]
+        for part in key.split("."):
+            found = [value[part] for value in _flat(found) if isinstance(value, Mapping) and part in value]
+    return [value for value in _flat(found) if value is not None]
+
+
+def _flat(values: list[Any]) -> list[Any]:
+    return [one for value in values for one in (value if isinstance(value, list) else [value])]
 
 
 def _matches(key: str, wanted: list[str | int | float | bool]) -> Predicate:

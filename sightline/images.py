@@ -157,7 +157,7 @@ def _format_error(data: bytes, limits: ImageLimits) -> ImageFormatError:
     if data[4:8] == b"ftyp":
         hint = "convert HEIC or AVIF pictures to JPEG first"
     if not hint:
-        hint = f"send one of {allowed}"
+        hint = "send one of these"
     return ImageFormatError(
         f"The bytes are not a picture in an accepted format ({allowed}); {hint}.", accepted=list(limits.formats)
     )

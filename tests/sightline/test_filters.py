@@ -10,7 +10,7 @@ ROWS = [
     {"label": "dog", "year": 2022, "tags": ["outdoor"], "public": False},
     {"label": "cat", "year": 2023.5},
     {},
-    {"label": 1, "public": 1, "year": "2022"},
+    {"label": 1, "public": 1, "year": "2022", "scene": {"things": [{"hue": "red"}, {"hue": None}], "a.b": 3}, "x.y": 1},
 ]
 
 
@@ -28,6 +28,9 @@ ROWS = [
         ({"should": [{"key": "label", "match": "dog"}, {"key": "tags", "match": "indoor"}]}, [0, 1]),
         ({"must_not": [{"key": "label", "any": ["cat", "dog", 1]}]}, [3]),
         ({"must": []}, [0, 1, 2, 3, 4]),
+        ({"key": "scene.things.hue", "match": "red"}, [4]),
+        ({"key": "scene.things", "match": "red"}, []),
+        ({"key": "x.y", "match": 1}, [4]),
         ({"must": [{"should": [{"key": "label", "match": "dog"}]}]}, [1]),
     ],
 )
