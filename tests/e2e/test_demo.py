@@ -1,4 +1,4 @@
-"""The demo's figures, on the whole drawn world: about five minutes on two cores (``make test-slow``)."""
+"""The demo: on own pictures, and (``make test-slow``, minutes on two cores) its figures on the whole drawn world."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ import httpx
 import pytest
 
 from tests.e2e.running import command, serving
+from tests.pictures import COLOURS, flat
+
+
+def test_the_demo_on_own_pictures(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for colour in COLOURS:
+        (tmp_path / "pictures" / f"{colour}.png").write_bytes(flat(colour))
+    own = ("demo", "--encoder", tiny_bundle, "--source", tmp_path / "pictures", "--workdir", tmp_path / "work")
+    done = command(*own, "--no-serve", "--json")
+    assert done.code == 0, done.err
+    assert done.json["index"]["counts"]["indexed"] == len(COLOURS)
+    assert f"$ sightline index build --encoder {tiny_bundle}" in done.err
+    again = command(*own, "--no-serve", "--json")
+    assert "index: done before" in again.err
+    assert again.json == done.json
 
 
 @pytest.mark.slow
