@@ -67,11 +67,12 @@ class Training(_Strict):
     """How to train: a linear warm-up, then a cosine that reaches 0 at ``num_steps``.
 
     ``optimizer`` "muon" gives the matrices inside the towers' blocks to Muon at ``muon_learning_rate``
-    and leaves the rest to AdamW. On the drawn world, from nothing, 250 steps of 256 reach a recall at 1
-    of MUON against 0.75 with AdamW alone, for 15 % more time a step. Steps count optimiser steps of
-    ``batch_size`` pairs. ``max_logit_scale`` bounds the factor on the inner products (100 in CLIP); a
-    base that starts above it keeps its own. Weight decay spares biases, gains, embeddings and the logit
-    scale. ``precision = "bf16"`` runs the towers under autocast; small towers on CPUs are faster in fp32.
+    and leaves the rest to AdamW. On the drawn world, from nothing, 250 steps of 256 pairs reach a recall
+    at 1 of 0.88 at 2e-3 and 0.90 at 5e-3, against 0.75 with AdamW alone, for 10 % more time a step. Steps
+    count optimiser steps of ``batch_size`` pairs. ``max_logit_scale`` bounds the factor on the inner
+    products (100 in CLIP); a base that starts above it keeps its own. Weight decay spares biases, gains,
+    embeddings and the logit scale. ``precision = "bf16"`` runs the towers under autocast; small towers on
+    CPUs are faster in fp32.
     """
 
     optimizer: Literal["adamw", "muon"] = "adamw"

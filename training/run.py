@@ -17,6 +17,7 @@ from sightline.encoder.checkpoint import Checkpoint, Tokenizer, load_tokenizer
 from sightline.errors import SettingError, StorageError
 from sightline.storage import storage_errors
 from training import data as captioned_data
+from training.checkpoint import FILE_NAME
 from training.data import Batches, Progress, Tokens
 from training.export import export_bundle
 from training.loop import OnStep, Step, train
@@ -99,17 +100,25 @@ def train_bundle(
     manifest = export_bundle(
         checkpoint, out, recipe=recipe, data_sha256=pairs.digest, num_pictures=len(pairs), last=last
     )
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    (folder / FILE_NAME).unlink(missing_ok=True)
     return Finished(manifest, last, len(pairs), len(tokens), pairs.rejected, folder)
 
 
 def prepare_folder(out: Path, *, resume: bool) -> Path:
-    """The run's folder ``OUT.training``, empty unless resuming. Raises StorageError when ``out`` is taken."""
+    """The run's folder ``OUT.training``, empty unless resuming; an unfinished run moves to
+    ``OUT.training.old``.
+
+    Raises StorageError when ``out`` is taken.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StorageError(f"{out} exists already and is not empty; choose another --out or remove it.")
     folder = out.with_name(f"{out.name}.training")
     with storage_errors(f"write {folder}"):
-        if not resume:
+        if not resume and (folder / FILE_NAME).is_file():
+            old = folder.with_name(f"{folder.name}.old")  # hours of work may lie there: one is kept
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        elif not resume:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     return folder

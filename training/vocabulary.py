@@ -1,10 +1,10 @@
 """Train only the token embeddings that the data use.
 
 CLIP's vocabulary has 49,408 rows. Captions of one domain use a few hundred of them, yet AdamW reads and
-writes every row three times a step, which is half of a small model's parameters. Rows that never occur have
-a gradient of zero and no weight decay, so they never move: training on a table of the used rows alone gives
-the same weights bit for bit. The rows keep their order, because the text tower finds the end of a text by
-its highest token.
+writes every row at every step: for the drawn world three times as many parameters as the rest of the
+model. Rows that never occur have a gradient of zero and no weight decay, so they never move: training on
+a table of the used rows alone gives the same weights up to rounding. The rows keep their order, because
+the text tower finds the end of a text by its highest token.
 """
 
 from __future__ import annotations

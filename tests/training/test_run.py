@@ -10,7 +10,7 @@ import torch
 
 from sightline.bundle import verify_bundle
 from sightline.encoder import load_encoder
-from sightline.errors import SourceError, StorageError, TrainingStopped
+from sightline.errors import SettingError, SourceError, StorageError, TrainingStopped
 from training.data import read_captioned, split_source
 from training.loop import Step
 from training.model import build_checkpoint
@@ -129,6 +129,23 @@ def test_only_the_used_embeddings_move_and_exactly_as_in_the_full_table(
 def test_nothing_to_resume_is_said(world: Path, tiny: Recipe, tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped, match="nothing to resume"):
         train_bundle(tiny, str(world), tmp_path / "b", device="cpu", resume=True)
+
+
+def test_starting_again_keeps_the_unfinished_run(world: Path, tiny: Recipe, tmp_path: Path) -> None:
+    def cut(step: Step) -> None:
+        if step.step == 4:
+            raise Cut
+
+    for _ in range(2):
+        with pytest.raises(Cut):
+            train_bundle(tiny, str(world), tmp_path / "b", device="cpu", on_step=cut)
+    assert (tmp_path / "b.training.old" / "checkpoint.pt").is_file()
+    assert len(log_of(tmp_path / "b.training")) == 4
+
+
+def test_a_device_that_is_not_there_is_said(world: Path, tiny: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="no device 'tpu' for training; use --device cpu"):
+        train_bundle(tiny, str(world), tmp_path / "b", device="tpu")
 
 
 def test_another_recipe_does_not_continue_a_run(world: Path, tiny: Recipe, tmp_path: Path) -> None:

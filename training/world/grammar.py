@@ -53,9 +53,9 @@ HELD_OUT_DETAILS = (*CORE, Detail(sizes=False, background=False))
 TRAINING_DETAILS = (*CORE, Detail(colours=False), Detail(background=False, arrangement=False))
 """Training also says what no held-out caption says: the scene without its colours, and the bare things.
 
-Without the first, colours, places and backgrounds tell the pictures of a batch apart so well that shapes
-are hardly learnt: single things failed to be found in 34 % of queries, with it in 4 % (drawn world, 320
-steps). The second lets a bare "a small red circle" be understood.
+Colours, places and backgrounds tell the pictures of a batch apart so well that shapes are learnt late; captions
+without colours call for them, at no cost to full captions (recall at 1 after 320 steps 0.915 with two in five of that
+kind, 0.902 without, which is within noise). Bare things are what people type first.
 """
 
 

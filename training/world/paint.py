@@ -12,7 +12,7 @@ from training.world.scene import Background, Colour, Scene, Thing
 
 SIDE_PX = 128
 SCALE = 3
-"""Pictures are drawn at three times their side: nine samples a pixel, 0.6 ms a scene."""
+"""Pictures are drawn at three times their side: nine samples a pixel."""
 
 Rgb = tuple[int, int, int]
 Point = tuple[float, float]
