@@ -27,5 +27,4 @@ def tiny_checkpoint(seed: int = 0) -> Checkpoint:
         pixels=PixelSpec(32, 32, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
         texts=describe_texts(TINY_CFG),
         licence="apache-2.0",
-        tokenizer_source="ViT-B-32",
     )

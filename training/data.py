@@ -166,11 +166,19 @@ class Batches:
     """Batches of pictures with one caption each, drawn afresh every epoch; the last, short batch is left out.
 
     ``tokens`` int64 [T, L] holds the captions of all pictures one after the other, ``num_captions`` says how
-    many each picture has. Not thread-safe: it keeps one epoch's order.
+    many each picture has. ``group_size`` consecutive pictures always come together.
+    Not thread-safe: it keeps one epoch's order.
     """
 
     def __init__(
-        self, pixels: Pixels, tokens: Tokens, num_captions: Sequence[int], *, batch_size: int, seed: int
+        self,
+        pixels: Pixels,
+        tokens: Tokens,
+        num_captions: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int,
+        group_size: int = 1,
     ) -> None:
         if batch_size > len(pixels):
             raise SourceError(
@@ -183,6 +191,7 @@ class Batches:
         self._tokens = tokens
         self._first = np.concatenate([[0], np.cumsum(num_captions)])  # [N + 1]
         self._seed = seed
+        self._group_size = group_size
         self._epoch = -1
         self._order = np.empty(0, np.int64)
         self._chosen = np.empty(0, np.int64)
@@ -192,7 +201,9 @@ class Batches:
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             rng = np.random.default_rng([self._seed, epoch])
-            self._order = rng.permutation(len(self._pixels))
+            groups = rng.permutation(-(-len(self._pixels) // self._group_size))  # [G]
+            order = (groups[:, None] * self._group_size + np.arange(self._group_size)).ravel()  # [G * group]
+            self._order = order[order < len(self._pixels)]
             counts = np.diff(self._first)
             self._chosen = self._first[:-1] + (rng.random(len(counts)) * counts).astype(np.int64)
             self._epoch = epoch

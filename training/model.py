@@ -62,7 +62,6 @@ def _new(recipe: Recipe) -> Checkpoint:
         pixels=PixelSpec(height_px=size, width_px=size, mean=recipe.model.mean, std=recipe.model.std),
         texts=describe_texts(config),
         licence=recipe.model.licence,
-        tokenizer_source="ViT-B-32",  # any name without a tokenizer of its own stands for the built-in one
     )
 
 

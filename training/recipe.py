@@ -85,6 +85,7 @@ class Training(_Strict):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.98, ge=0, lt=1)
     epsilon: float = Field(default=1e-6, gt=0)
+    group_size: int = Field(default=1, ge=1)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     max_logit_scale: float = Field(default=100.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

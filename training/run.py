@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
 
 from sightline.bundle import BundleManifest
-from sightline.encoder.checkpoint import Checkpoint, Tokenizer, load_tokenizer
-from sightline.errors import SettingError, StorageError
+from sightline.encoder.checkpoint import Tokenizer, load_tokenizer
+from sightline.encoder.load import choose_device
+from sightline.errors import StorageError
 from sightline.storage import storage_errors
 from training import data as captioned_data
 from training.checkpoint import FILE_NAME
@@ -69,7 +69,7 @@ def train_bundle(
     source = captioned_data.split_source(data, "train")
     tell(f"Reading {source} …")
     pairs = captioned_data.read_captioned(source, checkpoint.pixels, progress=on_data)
-    tokens = tokenize(tokenizer_of(checkpoint), [text for several in pairs.captions for text in several])
+    tokens = tokenize(load_tokenizer(checkpoint), [text for several in pairs.captions for text in several])
     vocabulary = narrow(checkpoint.model, tokens)
     batches = Batches(
         pairs.pixels,
@@ -77,6 +77,7 @@ def train_bundle(
         [len(several) for several in pairs.captions],
         batch_size=recipe.training.batch_size,
         seed=recipe.seed,
+        group_size=recipe.training.group_size,
     )
     parameters = sum(p.numel() for p in checkpoint.model.parameters())
     tell(
@@ -124,28 +125,9 @@ def prepare_folder(out: Path, *, resume: bool) -> Path:
     return folder
 
 
-def choose_device(device: str) -> torch.device:
-    """``auto`` is the GPU where there is one. Raises SettingError for a device that this machine lacks."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise SettingError(f"This machine has no device '{device}' for training; use --device cpu.")
-    return torch.device(device)
-
-
 def run_name(recipe: Recipe, data_sha256: str) -> str:
     """What a checkpoint belongs to: recipe and data, as 64 hex digits."""
     return hashlib.sha256(f"{recipe.model_dump_json()}\n{data_sha256}".encode()).hexdigest()
-
-
-def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer at the model's own context length."""
-    if checkpoint.texts.tokenizer == "clip-bpe":
-        built_in: Tokenizer = open_clip.SimpleTokenizer(
-            context_length=checkpoint.texts.context_length, clean=checkpoint.texts.clean
-        )
-        return built_in
-    return load_tokenizer(checkpoint)
 
 
 def tokenize(tokenizer: Tokenizer, texts: list[str]) -> Tokens:

@@ -20,6 +20,15 @@ from sightline.command.console import Console, JsonOption
 from sightline.errors import SourceError, StorageError
 from sightline.storage import replace_file, storage_errors
 
+_FIGURES = (
+    ("words find their picture among 1,000 at first place", "text_to_image_recall_at_1"),
+    ("... among the first 10", "text_to_image_recall_at_10"),
+    ("a picture finds one of its captions at first place", "image_to_text_recall_at_1"),
+    ("colours named rightly", "zero_shot_colour"),
+    ("shapes named rightly", "zero_shot_shape"),
+    ("captions with exchanged words told apart", "swaps_ranked_rightly"),
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add the ``demo`` command."""
@@ -68,18 +77,19 @@ class _Steps:
         with storage_errors(f"write {workdir}"):
             (workdir / "steps").mkdir(parents=True, exist_ok=True)
 
-    def run(self, name: str, *arguments: str) -> dict[str, Any]:
-        """Run ``sightline ARGUMENTS --json`` unless the same step has finished before; return its answer."""
+    def run(self, name: str, *arguments: str, extra: list[str] | None = None) -> dict[str, Any]:
+        """Run ``sightline ARGUMENTS EXTRA --json`` unless a step of these arguments has finished; return its answer."""
         record = self.workdir / "steps" / f"{name}.json"
         remembered = _remembered(record, arguments)
         if remembered is not None:
             self.console.say(f"{name}: done before, taken from {self.workdir}")
             self.seconds[name] = remembered["seconds"]
             return dict(remembered["answer"])
-        self.console.say(f"\n$ sightline {shlex.join(arguments)}")
+        given = [*arguments, *(extra or [])]
+        self.console.say(f"\n$ sightline {shlex.join(given)}")
         started = time.monotonic()
         finished = subprocess.run(  # noqa: S603 - our own command line
-            [sys.executable, "-m", "sightline", *arguments, "--json"], stdout=subprocess.PIPE, check=False
+            [sys.executable, "-m", "sightline", *given, "--json"], stdout=subprocess.PIPE, check=False
         )
         if finished.returncode:
             raise SystemExit(finished.returncode)  # the step has said why
@@ -105,7 +115,8 @@ def _drawn_world(steps: _Steps, seed: int) -> dict[str, Any]:
     world, bundle, collection = (steps.workdir / name for name in ("world", "encoder", "collection"))
     held_out = str(world / "held-out-00000.tar")
     drawn = steps.run("draw", "world", "draw", "--out", str(world), "--seed", str(seed))
-    trained = steps.run("train", "train", "drawn-world", "--data", str(world), "--out", str(bundle))
+    unfinished = ["--resume"] if (steps.workdir / "encoder.training" / "checkpoint.pt").is_file() else []
+    trained = steps.run("train", "train", "drawn-world", "--data", str(world), "--out", str(bundle), extra=unfinished)
     evaluated = steps.run("evaluate", "evaluate", "--encoder", str(bundle), "--data", str(world))
     indexed = steps.run(
         "index", "index", "build", "--encoder", str(bundle), "--source", held_out, "--out", str(collection)
@@ -128,9 +139,11 @@ def _serve(steps: _Steps, host: str, port: int) -> None:
 
 def _summary(figures: dict[str, Any]) -> str:
     lines = []
-    if "evaluation" in figures:
-        lines += [
-            f"  {name}: {value}" for name, value in figures["evaluation"].items() if isinstance(value, int | float)
-        ]
+    measured = figures.get("evaluation", {})
+    for words, key in _FIGURES:
+        if key in measured:
+            lines.append(f"  {words}: {measured[key]:.1%}")
+    counts = figures["index"]["counts"]
+    lines.append(f"  indexed: {counts['indexed']} of {counts['seen']} pictures, {counts['captions_indexed']} captions")
     lines.append(f"  seconds: {', '.join(f'{step} {value:g}' for step, value in figures['seconds'].items())}")
-    return "\n".join(["", "Figures:", *lines])
+    return "\n".join(["", "Held-out figures and times:" if measured else "Figures:", *lines])

@@ -41,7 +41,11 @@ _RANDOM_SEED = 0
 
 @dataclass
 class Checkpoint:
-    """A loaded model and what it was trained to see. ``model_cfg`` is complete: it rebuilds the architecture."""
+    """A loaded model and what it was trained to see. ``model_cfg`` is complete: it rebuilds the architecture.
+
+    ``tokenizer_source`` is where open_clip finds a tokenizer that is not built in: an architecture name or
+    ``local-dir:PATH``.
+    """
 
     name: str
     model: nn.Module
@@ -89,21 +93,21 @@ def describe_texts(model_cfg: dict[str, Any]) -> TextSpec:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The checkpoint's own tokenizer. Raises HubUnreachable when it has to be downloaded and cannot be."""
-    downloads = checkpoint.texts.tokenizer != _BUILT_IN_TOKENIZER and not checkpoint.tokenizer_source.startswith(
-        "local-dir:"
-    )
+    """The checkpoint's own tokenizer. Raises HubUnreachable when it has to be downloaded and cannot be.
+
+    Token-dropping (CLIPA) is a training augmentation and left out: the same text twice gives the same vector.
+    """
+    texts = checkpoint.texts
+    if texts.tokenizer == _BUILT_IN_TOKENIZER:
+        built_in: Tokenizer = open_clip.SimpleTokenizer(context_length=texts.context_length, clean=texts.clean)
+        return built_in
+    local = checkpoint.tokenizer_source.startswith("local-dir:")
     try:
-        with hub_access() if downloads else quiet_logging():
-            tokenizer = open_clip.get_tokenizer(
-                checkpoint.tokenizer_source, context_length=checkpoint.texts.context_length
-            )
+        with quiet_logging() if local else hub_access():
+            own: Tokenizer = open_clip.get_tokenizer(checkpoint.tokenizer_source, context_length=texts.context_length)
     except Exception as error:
-        raise _unreachable(checkpoint.texts.tokenizer, "tokenizer", checkpoint.name) from error
-    if getattr(tokenizer, "reduction_fn", None) is not None:
-        # Token-dropping is a training augmentation (CLIPA); encoding the same text twice must give the same vector.
-        tokenizer.reduction_fn = None
-    return tokenizer  # type: ignore[no-any-return]
+        raise _unreachable(texts.tokenizer, "tokenizer", checkpoint.name) from error
+    return own
 
 
 def hash_weights(model: nn.Module) -> str:

@@ -15,7 +15,7 @@ from sightline.encoder.checkpoint import Checkpoint, hash_weights, load_checkpoi
 from sightline.encoder.precision import bf16_copy, has_bf16_matrix_units
 from sightline.encoder.runtime import Encoder, EncoderIdentity
 from sightline.encoder.spec import parse_spec
-from sightline.errors import EncoderUnsuitable
+from sightline.errors import EncoderUnsuitable, SettingError
 from sightline.images import PIPELINE_VERSION
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -45,7 +45,7 @@ def load_encoder(
 
 def wrap_checkpoint(checkpoint: Checkpoint, *, device: str = "auto", precision: Precision = "auto") -> Encoder:
     """Give a checkpoint its identity and put it on a device."""
-    chosen = torch.device(_choose_device(device))
+    chosen = choose_device(device)
     name, tower = _image_tower(checkpoint, chosen, precision)
     identity = EncoderIdentity(
         name=checkpoint.name,
@@ -97,12 +97,13 @@ def _image_tower(checkpoint: Checkpoint, device: torch.device, precision: Precis
     return "fp32", tower
 
 
-def _choose_device(device: str) -> str:
+def choose_device(device: str) -> torch.device:
+    """``auto`` is the GPU where there is one. Raises SettingError for a device that this machine lacks."""
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise EncoderUnsuitable(f"The device '{device}' was asked for and torch sees no CUDA device; use --device cpu.")
-    return device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise SettingError(f"This machine has no device '{device}' that torch can use; choose auto or cpu.")
+    return torch.device(device)
 
 
 def _dim(model: nn.Module) -> int:

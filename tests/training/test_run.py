@@ -144,7 +144,7 @@ def test_starting_again_keeps_the_unfinished_run(world: Path, tiny: Recipe, tmp_
 
 
 def test_a_device_that_is_not_there_is_said(world: Path, tiny: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="no device 'tpu' for training; use --device cpu"):
+    with pytest.raises(SettingError, match="no device 'tpu' that torch can use"):
         train_bundle(tiny, str(world), tmp_path / "b", device="tpu")
 
 

@@ -39,6 +39,8 @@ HELD_OUT_SHARE = 5
 """One core in five is held out: some 345 of 1,728 singles, 1,600 of 8,064 pairs, 100,000 of 500,000
 triples."""
 
+FAMILY_SIZE = 4
+
 NUM_THINGS_WEIGHTS = (20, 55, 25)
 """How often a scene has one, two or three things."""
 
@@ -72,12 +74,36 @@ def split_of(scene: Scene) -> Split:
 
 
 def training_scene(seed: int, number: int) -> Scene:
-    """Training scene ``number`` of world ``seed``; it depends on these two alone."""
+    """Training scene ``number`` of world ``seed``; it depends on these two alone.
+
+    Training scenes come in families of ``FAMILY_SIZE`` consecutive numbers: the first is drawn at random, its twins
+    stand in the same places on the same background with other shapes, or with their colours exchanged. In one batch
+    they are each other's hard negatives: nothing but the shapes and who has which colour tells them apart.
+    """
+    family, place = divmod(number, FAMILY_SIZE)
     for attempt in range(1000):
-        scene = _draw(chance(seed, "train", number, attempt))
-        if split_of(scene) == "train":
-            return scene
+        rng = chance(seed, "train", family, attempt)
+        scenes = [_draw(rng)]
+        while len(scenes) < FAMILY_SIZE:
+            scenes.append(_twin(rng, scenes[0], exchange=len(scenes) == FAMILY_SIZE - 1))
+        cores = {core_of(scene) for scene in scenes}
+        if len(cores) == FAMILY_SIZE and all(split_of(scene) == "train" for scene in scenes):
+            return scenes[place]
     raise AssertionError("four scenes in five belong to training")
+
+
+def _twin(rng: random.Random, scene: Scene, *, exchange: bool) -> Scene:
+    """The scene with other shapes, or with its first two colours exchanged (``exchange``, where they differ)."""
+    things = list(scene.things)
+    if exchange and len(things) > 1 and things[0].colour != things[1].colour:
+        first, second = things[:2]
+        things[:2] = [
+            first.model_copy(update={"colour": second.colour}),
+            second.model_copy(update={"colour": first.colour}),
+        ]
+    else:
+        things = [thing.model_copy(update={"shape": rng.choice(SHAPES)}) for thing in things]
+    return scene.model_copy(update={"things": tuple(things)})
 
 
 def held_out_scenes(seed: int, count: int) -> Iterator[Scene]:
