@@ -201,9 +201,9 @@ class Batches:
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             rng = np.random.default_rng([self._seed, epoch])
-            groups = rng.permutation(-(-len(self._pixels) // self._group_size))  # [G]
-            order = (groups[:, None] * self._group_size + np.arange(self._group_size)).ravel()  # [G * group]
-            self._order = order[order < len(self._pixels)]
+            groups = rng.permutation(len(self._pixels) // self._group_size)  # [G]
+            whole = (groups[:, None] * self._group_size + np.arange(self._group_size)).ravel()  # [G * group]
+            self._order = np.concatenate([whole, np.arange(len(whole), len(self._pixels))])  # [N]
             counts = np.diff(self._first)
             self._chosen = self._first[:-1] + (rng.random(len(counts)) * counts).astype(np.int64)
             self._epoch = epoch

@@ -68,11 +68,13 @@ class Training(_Strict):
 
     ``optimizer`` "muon" gives the matrices inside the towers' blocks to Muon at ``muon_learning_rate``
     and leaves the rest to AdamW. On the drawn world, from nothing, 250 steps of 256 pairs reach a recall
-    at 1 of 0.88 at 2e-3 and 0.90 at 5e-3, against 0.75 with AdamW alone, for 10 % more time a step. Steps
-    count optimiser steps of ``batch_size`` pairs. ``max_logit_scale`` bounds the factor on the inner
-    products (100 in CLIP); a base that starts above it keeps its own. Weight decay spares biases, gains,
-    embeddings and the logit scale. ``precision = "bf16"`` runs the towers under autocast; small towers on
-    CPUs are faster in fp32.
+    at 1 of 0.88 at 2e-3 and 0.90 at 5e-3, against 0.75 with AdamW alone, for 10 % more time a step.
+
+    Steps count optimiser steps of ``batch_size`` pairs. ``group_size`` consecutive pictures of the data come into the
+    same batch, so that near-twins are each other's hard negatives (docs/decisions/0005). ``max_logit_scale`` bounds
+    the factor on the inner products (100 in CLIP); a base that starts above it keeps its own. Weight decay spares
+    biases, gains, embeddings and the logit scale. ``precision = "bf16"`` runs the towers under autocast; small towers
+    on CPUs without bf16 units are faster in fp32.
     """
 
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -92,9 +94,11 @@ class Training(_Strict):
     checkpoint_every_steps: int = Field(default=100, ge=1)
 
     @model_validator(mode="after")
-    def _warmup_fits(self) -> Training:
+    def _numbers_fit(self) -> Training:
         if self.warmup_steps >= self.num_steps:
             raise ValueError("needs warmup_steps below num_steps")
+        if self.batch_size % self.group_size:
+            raise ValueError("needs a batch_size that is a multiple of group_size")
         return self
 
 

@@ -68,3 +68,9 @@ def test_the_same_seed_gives_the_same_new_weights() -> None:
     other = build_checkpoint(recipe.model_copy(update={"seed": 4})).model
     assert all((a == b).all() for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert any((a != b).any() for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_a_batch_holds_whole_groups() -> None:
+    text = (RECIPES / "drawn-world.toml").read_text(encoding="utf-8")
+    with pytest.raises(RecipeError, match="multiple of group_size"):
+        parse_recipe(text.replace("batch_size = 256", "batch_size = 255"), "mine")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sightline.errors import SourceError
-from training.world.compose import chance, core_of, held_out_scenes, split_of, training_scene
+from training.world.compose import FAMILY_SIZE, chance, core_of, held_out_scenes, split_of, training_scene
 from training.world.grammar import HELD_OUT_DETAILS, SYNONYMS, swap_of
 from training.world.paint import INK, PAPER, Painter
 from training.world.scene import Scene, Thing, from_record, to_record
@@ -80,7 +80,7 @@ def test_splits_share_no_core_and_no_swapped_core() -> None:
 
 def test_more_scenes_than_the_world_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     only = next(held_out_scenes(0, 1))
-    monkeypatch.setattr("training.world.compose._draw", lambda rng: only)
+    monkeypatch.setattr("training.world.compose._draw", lambda rng, split: only)
     with pytest.raises(SourceError, match="ask for fewer"):
         list(held_out_scenes(0, 2))
 
@@ -179,3 +179,18 @@ def says(caption: str, scene: Scene) -> bool:
     found = {(thing.colour, thing.shape): getattr(thing, axis) for thing in scene.things}
     first, second = (match[1], match[2]), (match[4], match[5])
     return first in found and second in found and found[first] < found[second]
+
+
+def test_training_scenes_come_in_families_of_near_twins() -> None:
+    exchanged = 0
+    for family in range(60):
+        scenes = [training_scene(5, FAMILY_SIZE * family + member) for member in range(FAMILY_SIZE)]
+        first = scenes[0]
+        assert len({core_of(scene) for scene in scenes}) == FAMILY_SIZE
+        for twin in scenes[1:]:
+            assert (twin.background, twin.relation) == (first.background, first.relation)
+            assert [(t.x, t.y, t.size) for t in twin.things] == [(t.x, t.y, t.size) for t in first.things]
+            colours = [t.colour for t in twin.things]
+            assert sorted(colours) == sorted(t.colour for t in first.things)
+            exchanged += colours != [t.colour for t in first.things]
+    assert exchanged > 20

@@ -41,7 +41,7 @@ triples."""
 
 FAMILY_SIZE = 4
 
-NUM_THINGS_WEIGHTS = (20, 55, 25)
+NUM_THINGS_WEIGHTS: dict[Split, tuple[int, int, int]] = {"train": (40, 45, 15), "held-out": (20, 55, 25)}
 """How often a scene has one, two or three things."""
 
 
@@ -83,7 +83,7 @@ def training_scene(seed: int, number: int) -> Scene:
     family, place = divmod(number, FAMILY_SIZE)
     for attempt in range(1000):
         rng = chance(seed, "train", family, attempt)
-        scenes = [_draw(rng)]
+        scenes = [_draw(rng, "train")]
         while len(scenes) < FAMILY_SIZE:
             scenes.append(_twin(rng, scenes[0], exchange=len(scenes) == FAMILY_SIZE - 1))
         cores = {core_of(scene) for scene in scenes}
@@ -115,7 +115,7 @@ def held_out_scenes(seed: int, count: int) -> Iterator[Scene]:
     seen: set[tuple[str, ...]] = set()
     for number in range(count):
         for attempt in range(100_000):
-            scene = _draw(chance(seed, "held-out", number, attempt))
+            scene = _draw(chance(seed, "held-out", number, attempt), "held-out")
             core = core_of(scene)
             if split_of(scene) == "held-out" and core not in seen:
                 seen.add(core)
@@ -125,8 +125,8 @@ def held_out_scenes(seed: int, count: int) -> Iterator[Scene]:
             raise SourceError(f"The drawn world cannot hold out {count:,} distinct scenes; ask for fewer.")
 
 
-def _draw(rng: random.Random) -> Scene:
-    count = rng.choices((1, 2, 3), NUM_THINGS_WEIGHTS)[0]
+def _draw(rng: random.Random, split: Split) -> Scene:
+    count = rng.choices((1, 2, 3), NUM_THINGS_WEIGHTS[split])[0]
     background = rng.choice(BACKGROUNDS)
     if count == 1:
         return _single(rng, background)
