@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
 import time
@@ -22,7 +23,7 @@ from torch import nn
 from benchmarks.machine import describe_machine
 from sightline.encoder import load_encoder
 
-IMAGE_BATCH = 32
+IMAGE_BATCHES = (1, 32)
 TEXT_BATCH = 64
 CAPTION = "a brown dog runs along a wide beach at sunset"
 # width, layers, patch and side of image towers from the demo's to ViT-B/32's
@@ -54,18 +55,19 @@ def image_tower(width: int, layers: int, patch: int, side: int) -> nn.Module:
 def bf16_by_size(rounds: int) -> list[dict[str, Any]]:
     """Images/s in fp32 and bf16 for towers of growing size."""
     rows = []
-    for size in TOWERS:
+    for size, batch in itertools.product(TOWERS, IMAGE_BATCHES):
         tower = image_tower(*size)
         low = copy.deepcopy(tower).to(torch.bfloat16)
-        pixels = torch.randn(IMAGE_BATCH, 3, size[3], size[3])  # [B, 3, H, W]
+        pixels = torch.randn(batch, 3, size[3], size[3])  # [B, 3, H, W]
         pixels_low = pixels.to(torch.bfloat16)
         times = medians({"fp32": lambda: tower(pixels), "bf16": lambda: low(pixels_low)}, rounds)  # noqa: B023
         rows.append(
             {
                 "tower": "width {} layers {} patch {} side {}".format(*size),
                 "parameters_millions": round(sum(p.numel() for p in tower.parameters()) / 1e6, 1),
-                "fp32_images_per_second": round(IMAGE_BATCH / times["fp32"], 1),
-                "bf16_images_per_second": round(IMAGE_BATCH / times["bf16"], 1),
+                "batch": batch,
+                "fp32_images_per_second": round(batch / times["fp32"], 1),
+                "bf16_images_per_second": round(batch / times["bf16"], 1),
                 "ratio": round(times["fp32"] / times["bf16"], 2),
             }
         )
@@ -104,7 +106,9 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     print("Machine:", ", ".join(f"{key} {value}" for key, value in result["machine"].items()))
-    print("\n| image tower | parameters (M) | fp32 images/s | bf16 images/s | ratio |\n|---|---|---|---|---|")
+    print(
+        "\n| image tower | parameters (M) | batch | fp32 images/s | bf16 images/s | ratio |\n|---|---|---|---|---|---|"
+    )
     for row in result["bf16"]:
         print("|", " | ".join(str(value) for value in row.values()), "|")
     print("\n| ViT-B/32 texts | 77 tokens, texts/s | trimmed, texts/s | ratio |\n|---|---|---|---|")

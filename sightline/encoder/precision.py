@@ -1,7 +1,8 @@
 """bf16 for the image tower on CPUs with bf16 matrix units, when it gives the same vectors.
 
-On an AMX machine ViT-B/32 at batch 32 encodes about 2.5 times as many images in bf16 as in fp32; below about
-20 million parameters the casts cost more than the matrix units save, so small towers stay in fp32.
+On an AMX machine ViT-B/32 encodes 2 to 4 times as many images in bf16 as in fp32, from batch 1 to batch 32. A tower of
+6 million parameters still gains at every batch size, one of 1.5 million loses at small ones, so towers below 4 million
+stay in fp32 (``python -m benchmarks.encode``; docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 MIN_COSINE = 0.999
-MIN_PARAMETERS = 20_000_000
+MIN_PARAMETERS = 4_000_000
 _PROBE_IMAGES = 4
 
 
