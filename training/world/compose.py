@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sightline.errors import SourceError
 from training.world.scene import (
@@ -40,6 +40,9 @@ HELD_OUT_SHARE = 5
 triples."""
 
 FAMILY_SIZE = 4
+
+TURNED: dict[Relation, Relation] = {"left of": "above", "above": "left of", "row": "column", "column": "row"}
+"""What a relation becomes when a scene is mirrored along its falling diagonal."""
 
 NUM_THINGS_WEIGHTS: dict[Split, tuple[int, int, int]] = {"train": (40, 45, 15), "held-out": (20, 55, 25)}
 """How often a scene has one, two or three things."""
@@ -76,33 +79,47 @@ def split_of(scene: Scene) -> Split:
 def training_scene(seed: int, number: int) -> Scene:
     """Training scene ``number`` of world ``seed``; it depends on these two alone.
 
-    Training scenes come in families of ``FAMILY_SIZE`` consecutive numbers: the first is drawn at random, its twins
-    stand in the same places on the same background with other shapes, or with their colours exchanged. In one batch
-    they are each other's hard negatives: nothing but the shapes and who has which colour tells them apart.
+    Training scenes come in families of ``FAMILY_SIZE`` consecutive numbers: one drawn at random and its near-twins (see
+    ``_twins``). In one batch they are each other's hard negatives.
     """
-    family, place = divmod(number, FAMILY_SIZE)
+    family, member = divmod(number, FAMILY_SIZE)
     for attempt in range(1000):
         rng = chance(seed, "train", family, attempt)
-        scenes = [_draw(rng, "train")]
-        while len(scenes) < FAMILY_SIZE:
-            scenes.append(_twin(rng, scenes[0], exchange=len(scenes) == FAMILY_SIZE - 1))
+        first = _draw(rng, "train")
+        scenes = [first, *_twins(rng, first)]
         cores = {core_of(scene) for scene in scenes}
         if len(cores) == FAMILY_SIZE and all(split_of(scene) == "train" for scene in scenes):
-            return scenes[place]
+            return scenes[member]
     raise AssertionError("four scenes in five belong to training")
 
 
-def _twin(rng: random.Random, scene: Scene, *, exchange: bool) -> Scene:
-    """The scene with other shapes, or with its first two colours exchanged (``exchange``, where they differ)."""
-    things = list(scene.things)
-    if exchange and len(things) > 1 and things[0].colour != things[1].colour:
-        first, second = things[:2]
-        things[:2] = [
-            first.model_copy(update={"colour": second.colour}),
-            second.model_copy(update={"colour": first.colour}),
-        ]
-    else:
-        things = [thing.model_copy(update={"shape": rng.choice(SHAPES)}) for thing in things]
+def _twins(rng: random.Random, scene: Scene) -> tuple[Scene, Scene, Scene]:
+    """The scene with other shapes, with its colours exchanged, and turned so that rows become columns.
+
+    A single thing, and two things of one colour, get other shapes instead where there is nothing to exchange or turn.
+    """
+    things = scene.things
+    exchanged = turned = _reshaped(rng, scene)
+    if len(things) > 1 and things[0].colour != things[1].colour:
+        colours = (things[1].colour, things[0].colour, *(thing.colour for thing in things[2:]))
+        pairs = zip(things, colours, strict=True)
+        exchanged = _with_things(scene, (thing.model_copy(update={"colour": colour}) for thing, colour in pairs))
+    if len(things) > 1:
+        moved = (
+            thing.model_copy(update={"x": thing.y, "y": thing.x, "place": place_of(thing.y, thing.x)})
+            for thing in things
+        )
+        turned = _with_things(scene, moved).model_copy(update={"relation": TURNED[scene.relation]})
+    if len(things) == 1:
+        turned = _reshaped(rng, scene)
+    return _reshaped(rng, scene), exchanged, turned
+
+
+def _reshaped(rng: random.Random, scene: Scene) -> Scene:
+    return _with_things(scene, (thing.model_copy(update={"shape": rng.choice(SHAPES)}) for thing in scene.things))
+
+
+def _with_things(scene: Scene, things: Iterable[Thing]) -> Scene:
     return scene.model_copy(update={"things": tuple(things)})
 
 
