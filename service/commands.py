@@ -131,6 +131,7 @@ def _welcome(engine: Engine, url: str) -> str:
     first, last = generation.item(0), generation.item(generation.num_items - 1)
     picture = f"curl -s {url}/v1/items/{quote(first.item_id, safe='')}/thumbnail"
     query = first.captions[0] if first.captions else "a dog on a beach"
+    neighbours = "image-to-text" if generation.num_captions else "image-to-image"
     labels = dict.fromkeys([*first.captions[:1], *last.captions[:1], "a dog", "a bicycle"])
     forms = " ".join(f"--form-string {shlex.quote(f'labels={label}')}" for label in labels)
     body = shlex.quote(json.dumps({"text": query, "k": 3}, ensure_ascii=False))
@@ -139,7 +140,7 @@ Serving {generation.name} ({generation.num_items:,} pictures, {generation.num_ca
 {engine.identity.name} on {url}
 
   curl -s {url}/v1/text-to-image -H 'Content-Type: application/json' -d {body}
-  {picture} | curl -s '{url}/v1/image-to-text?k=3' -H 'Content-Type: image/webp' --data-binary @-
+  {picture} | curl -s '{url}/v1/{neighbours}?k=3' -H 'Content-Type: image/webp' --data-binary @-
   {picture} | curl -s {url}/v1/zero-shot -F image=@- {forms}
 
 Web page: {url}/   API: {url}/openapi.json   Metrics: {url}/metrics   Stop with Ctrl+C."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from sightline.collection import Generation, open_collection
-from sightline.errors import EncoderMismatch, QueryError
+from sightline.collection import Generation
+from sightline.errors import QueryError
 from sightline.filters import Filter
 from sightline.index import Hits, Scores, VectorIndex
 
@@ -44,21 +43,7 @@ class Snapshot:
         return None if where is None else where.mask(self.generation.metadata)
 
 
-def load_snapshot(path: Path, fingerprint: str, *, verify: bool = True) -> Snapshot:
-    """Open the collection's current generation and index it.
-
-    Raises EncoderMismatch when its vectors were made by another encoder: their inner products with ours would look
-    like scores and mean nothing. Raises SourceError or CollectionCorrupt as ``open_collection`` does.
-    """
-    return index_generation(open_collection(path, verify=verify), fingerprint)
-
-
 def index_generation(generation: Generation, fingerprint: str) -> Snapshot:
-    """Index an open generation. Raises EncoderMismatch."""
-    recorded = generation.manifest.encoder
-    if recorded.fingerprint != fingerprint:
-        raise EncoderMismatch(
-            f"The collection was built by {recorded.name} ({recorded.fingerprint[:12]}) and the service runs another "
-            f"encoder ({fingerprint[:12]}); start it with the right --encoder or build the collection again."
-        )
+    """Index an open generation. Raises EncoderMismatch when another encoder than that of ``fingerprint`` made it."""
+    generation.require_encoder(fingerprint)
     return Snapshot(generation, VectorIndex(generation.image_vectors()), VectorIndex(generation.caption_vectors()))

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from sightline.collection import manifest as layout
 from sightline.collection.manifest import CollectionManifest
-from sightline.errors import CollectionCorrupt, NotFound
+from sightline.errors import CollectionCorrupt, EncoderMismatch, NotFound
 from sightline.storage import first_difference
 
 
@@ -73,6 +73,18 @@ class Generation:
     @property
     def num_captions(self) -> int:
         return self.manifest.num_captions
+
+    def require_encoder(self, fingerprint: str) -> None:
+        """Raise EncoderMismatch unless the encoder of this fingerprint made the vectors.
+
+        Inner products with another encoder's vectors look like scores and mean nothing.
+        """
+        recorded = self.manifest.encoder
+        if recorded.fingerprint != fingerprint:
+            raise EncoderMismatch(
+                f"The collection was built by {recorded.name} ({recorded.fingerprint[:12]}) and this is another "
+                f"encoder ({fingerprint[:12]}); name the right one with --encoder or build the collection again."
+            )
 
     def image_vectors(self) -> npt.NDArray[np.float16]:
         """float16 ``[N, D]``, unit length, row i is item i; read from disk at each call."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sightline.command.console import AcceptLicenceOption, Console, DeviceOption, JsonOption, PrecisionOption
-from sightline.errors import EncoderMismatch, QueryError, SourceError
+from sightline.errors import QueryError, SourceError
 
 
 def register(app: typer.Typer) -> None:
@@ -48,11 +48,7 @@ def search(
         precision=precision,
         accept_licence=accept_licence or recorded.licence,
     )
-    if engine.fingerprint != recorded.fingerprint:
-        raise EncoderMismatch(
-            f"The collection was built by {recorded.name} ({recorded.fingerprint[:12]}) and {engine.identity.name} is "
-            f"another encoder ({engine.fingerprint[:12]}); name the right one with --encoder."
-        )
+    generation.require_encoder(engine.fingerprint)
     query = _encode(engine, text, image)
     vectors = generation.caption_vectors() if captions else generation.image_vectors()
     hits = VectorIndex(vectors).search(query, k)

@@ -8,16 +8,17 @@ import pytest
 
 from service.server import serve
 from service.settings import load_settings
-from service.snapshot import load_snapshot
-from sightline.errors import CollectionCorrupt, EncoderMismatch, SourceError
+from service.snapshot import index_generation
+from sightline.collection import open_collection
+from sightline.errors import EncoderMismatch
 from tests.fakes import FINGERPRINT, FakeEncoder, build_fake_collection
 
 
 def test_another_encoders_collection_is_refused(tmp_path: Path) -> None:
     build_fake_collection(tmp_path / "photos")
     with pytest.raises(EncoderMismatch, match="another encoder"):
-        load_snapshot(tmp_path / "photos", "0" * 64)
-    assert load_snapshot(tmp_path / "photos", FINGERPRINT).encoder == FINGERPRINT
+        index_generation(open_collection(tmp_path / "photos"), "0" * 64)
+    assert index_generation(open_collection(tmp_path / "photos"), FINGERPRINT).encoder == FINGERPRINT
 
 
 def test_the_server_does_not_start_with_another_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,18 +27,3 @@ def test_the_server_does_not_start_with_another_encoder(tmp_path: Path, monkeypa
     monkeypatch.setattr("service.server._load_encoder", lambda settings, generation: other)
     with pytest.raises(EncoderMismatch):
         serve(load_settings({"collection": tmp_path / "photos", "port": 0}), lambda engine, url: None)
-
-
-def test_a_changed_file_is_refused(tmp_path: Path) -> None:
-    build_fake_collection(tmp_path / "photos")
-    vectors = tmp_path / "photos" / "gen-000001" / "img_emb" / "img_emb_0.npy"
-    data = bytearray(vectors.read_bytes())
-    data[-1] ^= 1
-    vectors.write_bytes(data)
-    with pytest.raises(CollectionCorrupt):
-        load_snapshot(tmp_path / "photos", FINGERPRINT)
-
-
-def test_no_collection_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(SourceError):
-        load_snapshot(tmp_path, FINGERPRINT)
