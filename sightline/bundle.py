@@ -42,7 +42,7 @@ class ScoreScale(_Strict):
 
 
 class BundleManifest(_Strict):
-    """``sightline.json``. ``fingerprint`` names the function (weights, preprocessing, tokenizer, pooling, post-map):
+    """``sightline.json``. ``fingerprint`` names the function (weights, architecture, preprocessing, text handling):
     two encoders with the same fingerprint give the same vectors up to rounding, whatever file they came from."""
 
     schema_version: Literal[1] = 1

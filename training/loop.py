@@ -121,7 +121,7 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """The precision of the forward pass (see ``Training.precision``).
 
     In bf16 on a CPU torch's fused attention is slow backwards: that pass took 173 ms with it and 67 ms
-    with plain matrix products (the drawn world's model, 128 pairs, two cores with AMX), so attention is
+    with plain matrix products (a small ViT, 128 pairs, two cores with AMX), so attention is
     done with those.
     """
     if precision == "auto":

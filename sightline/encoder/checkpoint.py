@@ -70,10 +70,7 @@ def load_checkpoint(spec: EncoderSpec, *, accept_licence: str | None = None) -> 
         raise EncoderUnknown(_unknown_model(spec.model))
     licence = licences.licence_of(spec.model, spec.tag)
     licences.require_acceptable(spec.name, licence, accepted=accept_licence)
-    if spec.kind == "tag":
-        preprocess = _tag_preprocess(spec, config)
-    else:
-        preprocess, licence = _local_preprocess(spec, config, licence)
+    preprocess = _tag_preprocess(spec, config) if spec.kind == "tag" else _local_preprocess(spec, config)
     model = _build(spec, preprocess)
     return _checkpoint(spec.name, model, config, licence, spec)
 
@@ -162,7 +159,7 @@ def _tag_preprocess(spec: EncoderSpec, config: dict[str, Any]) -> dict[str, Any]
     return {}
 
 
-def _local_preprocess(spec: EncoderSpec, config: dict[str, Any], licence: str) -> tuple[dict[str, Any], str]:
+def _local_preprocess(spec: EncoderSpec, config: dict[str, Any]) -> dict[str, Any]:
     """Preprocessing for a local file or untrained weights: a config beside the file, else what all tags agree on."""
     beside = spec.path.parent / bundle.CONFIG_NAME if spec.path is not None else None
     if beside is not None and beside.is_file():
@@ -172,7 +169,7 @@ def _local_preprocess(spec: EncoderSpec, config: dict[str, Any], licence: str) -
                 f"{beside.name} beside the weights and {spec.model} disagree on QuickGELU; "
                 "use the architecture name that fits (with or without -quickgelu)."
             )
-        return {k: v for k, v in written.get("preprocess_cfg", {}).items() if k in _PREPROCESS_KEYS}, licence
+        return {k: v for k, v in written.get("preprocess_cfg", {}).items() if k in _PREPROCESS_KEYS}
     tags = registry.list_pretrained_tags_by_model(spec.model)
     choices = [{key: registry.get_pretrained_cfg(spec.model, tag)[key] for key in _PREPROCESS_KEYS} for tag in tags]
     if spec.kind == "file" and any(choice != choices[0] for choice in choices):
@@ -180,7 +177,7 @@ def _local_preprocess(spec: EncoderSpec, config: dict[str, Any], licence: str) -
             f"Published weights of {spec.model} differ in their preprocessing, so it cannot be told from the name; "
             f"put an {bundle.CONFIG_NAME} with a preprocess_cfg beside {spec.tag}."
         )
-    return (choices[0] if choices else {}), licence
+    return choices[0] if choices else {}
 
 
 def _build(spec: EncoderSpec, preprocess: dict[str, Any]) -> nn.Module:

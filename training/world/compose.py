@@ -32,8 +32,7 @@ from training.world.scene import (
 )
 
 RADIUS: dict[Size, float] = {"small": 0.120, "medium": 0.165, "large": 0.220}
-"""Half extents as fractions of the side: 12, 16 and 21 px across in a picture of 48 px, legible to the
-eye."""
+"""Half extents as fractions of the side: 15, 21 and 28 px across in the 64 px that the demo's encoder sees."""
 
 HELD_OUT_SHARE = 5
 """One core in five is held out: some 345 of 1,728 singles, 1,600 of 8,064 pairs, 100,000 of 500,000
