@@ -8,10 +8,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.documentation import DESCRIPTION, document
+from service.edge.middleware import OPENAI_PATHS, Admit, CancelOnDisconnect, Observe, note_error
+from service.edge.problems import BodyInvalid, MethodNotAllowed, RouteUnknown, problem_response
 from service.engine import Engine
-from service.middleware import OPENAI_PATHS, Admit, CancelOnDisconnect, Observe, note_error
-from service.problems import BodyInvalid, MethodNotAllowed, RouteUnknown, problem_response
+from service.openapi.documentation import DESCRIPTION, document
 from service.routes.catalogue import catalogue_router
 from service.routes.clip_retrieval import clip_retrieval_router
 from service.routes.embeddings import embeddings_router

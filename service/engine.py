@@ -20,11 +20,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from service import answers, zero_shot
-from service.batcher import Batcher, BatcherLimits
 from service.context import RequestContext, deadline_exceeded, naming_input
-from service.decoding import DecodePool
+from service.encoding.batcher import Batcher, BatcherLimits
+from service.encoding.decoding import DecodePool
+from service.encoding.lanes import Lane, Modality
 from service.label_cache import LabelCache
-from service.lanes import Lane, Modality
 from service.metrics import Metrics
 from service.settings import Settings
 from service.snapshot import Snapshot

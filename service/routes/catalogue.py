@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import examples, schemas
 from service.answers import envelope, item_details
-from service.documentation import answers, raw_answer
 from service.engine import Engine
+from service.openapi import examples, schemas
+from service.openapi.documentation import answers, raw_answer
 from service.routes.replies import context_of, reply
 from service.zero_shot import MAX_LABEL_CHARS, MAX_LABELS, MAX_PROMPTS, MAX_TEMPLATES
 from sightline.errors import NotFound

@@ -7,11 +7,11 @@ from pydantic import RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import clip_retrieval_dialect as dialect
-from service import examples, schemas
-from service.bodies import read_json
-from service.documentation import IMAGE_ROUTE, answers, json_body
+from service.edge.bodies import read_json
 from service.engine import Engine
+from service.openapi import examples, schemas
+from service.openapi.documentation import IMAGE_ROUTE, answers, json_body
+from service.routes import clip_retrieval_dialect as dialect
 from service.routes.replies import context_of, reply
 from sightline.errors import NotFound, QueryError
 

@@ -8,11 +8,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import examples, openai_dialect, schemas
-from service.bodies import read_json
-from service.documentation import IMAGE_ROUTE, json_body, openai_answers
+from service.edge.bodies import read_json
+from service.edge.problems import ModelUnknown
 from service.engine import Engine
-from service.problems import ModelUnknown
+from service.openapi import examples, schemas
+from service.openapi.documentation import IMAGE_ROUTE, json_body, openai_answers
+from service.routes import openai_dialect
 from service.routes.replies import context_of, reply
 from sightline.errors import QueryError, TextError
 

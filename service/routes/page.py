@@ -8,8 +8,8 @@ from pathlib import Path
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.examples import SENTENCES
-from service.problems import RouteUnknown, problem_kinds, status_of
+from service.edge.problems import RouteUnknown, problem_kinds, status_of
+from service.openapi.examples import SENTENCES
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; img-src 'self' blob: data:; script-src 'self'; style-src 'self'; connect-src 'self'; "

@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
-from service import schemas
-from service.documentation import answers, raw_answer
 from service.engine import Engine
+from service.openapi import schemas
+from service.openapi.documentation import answers, raw_answer
 from sightline.errors import NotReady
 
 

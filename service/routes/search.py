@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import examples, schemas
 from service.answers import envelope
-from service.bodies import ImageRequest, read_image, read_json
-from service.documentation import IMAGE_ROUTE, TEXT_ROUTE, answers, image_body, json_body
+from service.edge.bodies import ImageRequest, read_image, read_json
 from service.engine import Engine
+from service.openapi import examples, schemas
+from service.openapi.documentation import IMAGE_ROUTE, TEXT_ROUTE, answers, image_body, json_body
 from service.routes.replies import context_of, reply
 from sightline.errors import QueryError, TextError
 

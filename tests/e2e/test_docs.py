@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from service.edge.problems import problem_kinds
 from service.metrics import Metrics
-from service.problems import problem_kinds
 from service.settings import Settings
 from sightline.command.root import build_app
 from tests.e2e.running import serving

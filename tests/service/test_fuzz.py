@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.problems import Problem
-from service.schemas import OpenAIError
+from service.edge.problems import Problem
+from service.openapi.schemas import OpenAIError
 from tests.fakes import picture_bytes
 from tests.service.conftest import Service
 

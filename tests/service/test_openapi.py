@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from service import examples, schemas
+from service.openapi import examples, schemas
 from tests.service.conftest import Service
 
 METHODS = {"get", "post", "put", "delete", "patch"}

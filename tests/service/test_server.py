@@ -20,7 +20,7 @@ from service.server import DrainingServer, bind, is_loopback, url_of
 from sightline.errors import SettingError
 from tests.fakes import FakeEncoder, build_fake_collection, picture_bytes
 from tests.service.conftest import MakeService, Service
-from tests.service.test_middleware import WAIT_SECONDS, Gate
+from tests.service.edge.test_middleware import WAIT_SECONDS, Gate
 
 REPOSITORY = Path(__file__).parents[2]
 

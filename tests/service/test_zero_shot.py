@@ -7,8 +7,9 @@ import base64
 import numpy as np
 import pytest
 
-from service import schemas, zero_shot
+from service import zero_shot
 from service.label_cache import LabelCache
+from service.openapi import schemas
 from sightline.bundle import ScoreScale
 from sightline.errors import QueryError, TextError
 from sightline.texts import TextLimits

@@ -10,7 +10,7 @@ import numpy as np
 import openai
 import pytest
 
-from service import schemas
+from service.openapi import schemas
 from service.server import DrainingServer, bind, url_of
 from tests.fakes import DIM, FINGERPRINT, SPEC, FakeEncoder, picture_bytes
 from tests.service.conftest import Service

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from service.schemas import KnnResult
+from service.openapi.schemas import KnnResult
 from tests.fakes import FakeEncoder, picture_bytes
 from tests.service.conftest import Service
 

@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.context import RequestContext
+from service.edge.problems import SHOWN, BodyTooLarge, BodyTooSlow, problem_response
 from service.metrics import UNMATCHED, Metrics
-from service.problems import SHOWN, BodyTooLarge, BodyTooSlow, problem_response
 from service.settings import Settings
 from sightline.errors import Overloaded, QueryError, SightlineError
 

@@ -6,8 +6,8 @@ import http
 
 import pytest
 
-from service import problems
-from service.problems import BodyInvalid, openai_error_of, problem_kinds, problem_of, problem_response, status_of
+from service.edge import problems
+from service.edge.problems import BodyInvalid, openai_error_of, problem_kinds, problem_of, problem_response, status_of
 from sightline import errors
 from sightline.errors import SightlineError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.lanes import Ceiling, Item, Lane, Lanes, Modality
+from service.encoding.lanes import Ceiling, Item, Lane, Lanes, Modality
 
 PATIENCE_SECONDS = 10.0
 CEILINGS = {Modality.TEXT: Ceiling(2), Modality.IMAGE: Ceiling(2)}

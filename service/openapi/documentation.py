@@ -1,6 +1,6 @@
 """The OpenAPI document: bodies, answers and problems of every route, with examples that a test validates.
 
-Bodies are read by ``service.bodies``, not by FastAPI (three forms for one route, limits before parsing), so their
+Bodies are read by ``service.edge.bodies``, not by FastAPI (three forms for one route, limits before parsing), so their
 schemas are described here and added to the document.
 """
 
@@ -14,8 +14,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service import examples, problems, schemas
-from service.problems import PROBLEM_TYPE, Problem, problem_of, status_of
+from service.edge import problems
+from service.edge.problems import PROBLEM_TYPE, Problem, problem_of, status_of
+from service.openapi import examples, schemas
 from sightline import errors
 from sightline.errors import SightlineError
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.decoding import DecodePool, PixelBudget
+from service.encoding.decoding import DecodePool, PixelBudget
 from service.metrics import Metrics
 from sightline.errors import ImageCorrupt
 from sightline.images import ImageLimits

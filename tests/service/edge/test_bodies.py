@@ -6,9 +6,9 @@ import base64
 
 import pytest
 
-from service.bodies import decode_base64, explain, parse_json
-from service.problems import BodyInvalid, BodyMalformed
-from service.schemas import EmbeddingsBody, SearchParameters, TextToImageBody, ZeroShotParameters
+from service.edge.bodies import decode_base64, explain, parse_json
+from service.edge.problems import BodyInvalid, BodyMalformed
+from service.openapi.schemas import EmbeddingsBody, SearchParameters, TextToImageBody, ZeroShotParameters
 from sightline.errors import ImageCorrupt, ImageTooLarge, SightlineError
 
 DATA = bytes(range(200))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from service.bodies import decode_base64
-from service.schemas import KnnServiceBody
+from service.edge.bodies import decode_base64
+from service.openapi.schemas import KnnServiceBody
 from sightline.errors import NotFound, QueryError
 
 IGNORED_HEADER = "Sightline-Ignored"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service import schemas
+from service.openapi import schemas
 from tests.fakes import COLOURS, FINGERPRINT, FakeEncoder, build_fake_collection, picture_bytes
 from tests.service.conftest import MakeService, Service
 

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from service.context import deadline_exceeded
-from service.lanes import Batch, Ceiling, Item, Lane, Lanes, Modality, Vectors
+from service.encoding.lanes import Batch, Ceiling, Item, Lane, Lanes, Modality, Vectors
 from service.metrics import Metrics
 from sightline.errors import ConfigurationError, EncodingFailed, NotReady, Overloaded, SightlineError
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from service.batcher import Batcher, BatcherLimits
-from service.lanes import Lane, Modality, Vectors
+from service.encoding.batcher import Batcher, BatcherLimits
+from service.encoding.lanes import Lane, Modality, Vectors
 from service.metrics import Metrics
 from sightline.errors import DeadlineExceeded, EncodingFailed, HubUnreachable, NotReady, Overloaded, SightlineError
 

@@ -19,7 +19,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from service.problems import BodyInvalid, BodyMalformed, MediaTypeUnsupported
+from service.edge.problems import BodyInvalid, BodyMalformed, MediaTypeUnsupported
 from service.zero_shot import MAX_LABELS, MAX_TEMPLATES
 from sightline.errors import ImageCorrupt, ImageTooLarge
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service import schemas
+from service.openapi import schemas
 from service.routes.page import CONTENT_SECURITY_POLICY
 from tests.fakes import FINGERPRINT, SPEC, build_fake_collection
 from tests.service.conftest import MakeService, Service

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.bodies import decode_base64
 from service.context import naming_input
-from service.problems import ModelUnknown
-from service.schemas import EmbeddingItem, EmbeddingsBody
+from service.edge.bodies import decode_base64
+from service.edge.problems import ModelUnknown
+from service.openapi.schemas import EmbeddingItem, EmbeddingsBody
 from sightline.errors import QueryError
 
 

@@ -1,0 +1,1 @@
+"""Between the socket and a route: limits, keys, bodies in, problems out."""

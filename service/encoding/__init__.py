@@ -1,0 +1,1 @@
+"""From texts and encoded pictures to vectors: decoding, queues, batches."""

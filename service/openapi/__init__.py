@@ -1,0 +1,1 @@
+"""What the API says of itself: schemas, examples and the OpenAPI document."""
