@@ -34,7 +34,7 @@ SightlineError
 Each class has a stable ``code``. The message is one sentence of ours that ends with the fix; it never quotes another
 library's exception, which may hold addresses or paths (vLLM CVE-2026-22778). ``details`` carries the numbers behind
 the sentence (limits, sizes) for machines. Exit codes live in ``sightline.command.root``, HTTP statuses in
-``service.problems``; a test checks that every class here has both.
+``service.edge.problems``; a test checks that every class here has both.
 """
 
 from __future__ import annotations
