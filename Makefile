@@ -43,7 +43,11 @@ format: $(VENV)/.dev  ## let ruff rewrite the code's layout
 test-slow: $(VENV)/.dev  ## tests that take minutes, the demo's figures among them
 	$(BIN)/python -m pytest -m slow
 
-test-fault: $(VENV)/.dev  ## tests that inject faults
+$(VENV)/.fault: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(FAISS),dev,fault]'
+	@touch $@
+
+test-fault: $(VENV)/.fault  ## tests that inject faults: minutes; SIGHTLINE_FUZZ_SECONDS, SIGHTLINE_SOAK_REQUESTS for more
 	$(BIN)/python -m pytest -m fault
 
 test-gpu: $(VENV)/.dev  ## tests that need a CUDA device

@@ -20,7 +20,7 @@ from sightline.images import ImageLimits
 from sightline.texts import TextLimits
 
 ENV_PREFIX = "SIGHTLINE_"
-_OTHER_VARIABLES = frozenset({"SIGHTLINE_TEST_DATA"})
+_OTHER_VARIABLES = frozenset({"SIGHTLINE_TEST_DATA", "SIGHTLINE_FUZZ_SECONDS", "SIGHTLINE_SOAK_REQUESTS"})
 _MIB = 2**20
 
 

@@ -38,14 +38,17 @@ def command(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path
 
 
 @contextlib.contextmanager
-def serving(collection: Path, *arguments: str) -> Iterator[str]:
-    """Serve a collection on a free port; yields its URL, ends it with SIGTERM and expects exit code 0."""
+def serving(collection: Path, *arguments: str, watchdog_seconds: float = 120.0) -> Iterator[str]:
+    """Serve a collection on a free port; yields its URL, ends it with SIGTERM and expects exit code 0.
+
+    A service that is still there after ``watchdog_seconds`` is killed.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "sightline", "serve", "--collection", str(collection), "--port", "0", "--json",
          "--set", "drain_delay_seconds=0", *arguments],
         stdout=subprocess.PIPE, text=True, env=_clean_environment(),
     )  # fmt: skip
-    watchdog = threading.Timer(120, process.kill)
+    watchdog = threading.Timer(watchdog_seconds, process.kill)
     watchdog.start()
     try:
         assert process.stdout is not None
