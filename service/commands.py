@@ -57,6 +57,7 @@ def serve(
     Example: `sightline serve --collection photos --port 8000`
     """
     from service import server
+    from service.edge.listener import is_loopback
     from service.settings import load_settings
 
     flags = {
@@ -66,7 +67,7 @@ def serve(
     settings = load_settings(flags | _pairs(other), os.environ, settings_file)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = Console(as_json=as_json)
-    if not server.is_loopback(settings.host):
+    if not is_loopback(settings.host):
         console.warn(
             f"listening on {settings.host}: everyone who reaches this address can search the collection; "
             "put a proxy with authentication in front, or use --host 127.0.0.1."

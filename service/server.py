@@ -9,9 +9,7 @@ signal exits at once.
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
-import ipaddress
 import signal
 import socket
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
+from service.edge.listener import bind, bind_error, url_of
 from service.engine import EncoderLike, Engine
 from service.metrics import Metrics
 from service.settings import Settings
@@ -49,7 +48,7 @@ def serve(settings: Settings, announce: Callable[[Engine, str], None]) -> None:
             url = url_of(settings.host, listener.getsockname()[1])
             DrainingServer(engine, settings, lambda: announce(engine, url)).run(sockets=[listener])
         except OSError as error:
-            raise _bind_error(settings.host, settings.port, error) from error
+            raise bind_error(settings.host, settings.port, error) from error
         finally:
             engine.close()
     finally:
@@ -70,38 +69,6 @@ def build_engine(settings: Settings, generation: Generation, encoder: EncoderLik
         encoder, snapshot, settings, Metrics(__version__),
         out_of_memory=(MemoryError, torch.OutOfMemoryError), free_memory=free_memory,
     )  # fmt: skip
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet. Raises SettingError when the address cannot be had."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise SettingError(f"'{host}' is no address of this machine; try --host 127.0.0.1.") from error
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise _bind_error(host, port, error) from error
-    return listener
-
-
-def url_of(host: str, port: int) -> str:
-    """The address to type: a wildcard host is shown as this machine."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - shown, not bound
-    return f"http://{shown}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class DrainingServer(uvicorn.Server):
@@ -149,16 +116,6 @@ class DrainingServer(uvicorn.Server):
 
     def _stop(self) -> None:
         self.should_exit = True
-
-
-def _bind_error(host: str, port: int, error: OSError) -> SettingError:
-    if error.errno == errno.EADDRINUSE:
-        return SettingError(
-            f"Port {port} of {host} is in use by another program; stop it or choose another --port.", port=port
-        )
-    if error.errno == errno.EACCES:
-        return SettingError(f"Port {port} may not be used without rights; choose a --port above 1023.", port=port)
-    return SettingError(f"'{host}' is no address of this machine; try --host 127.0.0.1.")
 
 
 def _load_encoder(settings: Settings, generation: Generation) -> EncoderLike:

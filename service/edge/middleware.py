@@ -25,7 +25,9 @@ from sightline.errors import Overloaded, QueryError, SightlineError
 
 CLIENT_CLOSED = 499
 OPENAI_PATHS = frozenset({"/v1/embeddings", "/v1/models"})
-_EXEMPT_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+PROBE_PATHS = frozenset({"/livez", "/readyz"})
+"""Answered whatever happens: they need no key, count against no limit and are not logged."""
+_UNLIMITED_PATHS = PROBE_PATHS | {"/metrics"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 logger = logging.getLogger(__name__)
@@ -114,7 +116,7 @@ class Admit:
         metrics.buffered_bytes.set_function(lambda: self.num_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _EXEMPT_PATHS:
+        if scope["type"] != "http" or scope["path"] in _UNLIMITED_PATHS:
             await self.app(scope, receive, send)
             return
         limit = self.settings.max_inflight_requests

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from service import commands, server
-from service.server import DrainingServer, bind, is_loopback, url_of
+from service.edge.listener import bind, is_loopback, url_of
+from service.server import DrainingServer
 from sightline.errors import SettingError
 from tests.fakes import FakeEncoder, build_fake_collection, picture_bytes
 from tests.service.conftest import MakeService, Service

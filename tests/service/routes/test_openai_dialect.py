@@ -10,8 +10,9 @@ import numpy as np
 import openai
 import pytest
 
+from service.edge.listener import bind, url_of
 from service.openapi import schemas
-from service.server import DrainingServer, bind, url_of
+from service.server import DrainingServer
 from tests.fakes import DIM, FINGERPRINT, SPEC, FakeEncoder, picture_bytes
 from tests.service.conftest import Service
 
