@@ -11,6 +11,7 @@ SightlineError
 │   ├── SourceError                a path, folder, archive or list that cannot be read as data
 │   └── RecipeError                an unknown or impossible key in a training recipe
 ├── NotFound                       an item, collection or model that is not there
+│   └── GenerationUnknown          a generation that the collection does not have
 ├── ConfigurationError             the set-up is wrong; the operator can fix it
 │   ├── SettingError               unknown or invalid setting
 │   ├── DependencyMissing          an optional library is not installed
@@ -22,12 +23,22 @@ SightlineError
 ├── VerificationError              stored bytes are not what they were
 │   ├── BundleCorrupt
 │   └── CollectionCorrupt
+│       ├── ManifestMissing        a generation without its manifest: copied in part, or not finished
+│       ├── ManifestInvalid        a manifest that is damaged or another generation's
+│       ├── SchemaUnknown          written by a newer Sightline
+│       ├── FileChanged            a file is missing or has other bytes than its manifest says
+│       ├── CountMismatch          fewer or more rows than promised
+│       ├── DuplicateIds           one id for two items
+│       └── VectorsWrong           another dimension, not of length 1, or not to be found by themselves
 ├── StorageError                   the disk: full, read-only, gone
+│   └── MemoryShort                what is to be loaded does not fit into the machine's memory
 ├── TooManyFailures                more bad inputs than the run allows
 ├── TrainingStopped                the run cannot go on (NaN, collapse)
 └── ServiceError                   the service cannot answer now
     ├── Overloaded                 the queue is full; try again
-    ├── NotReady                   starting or shutting down
+    ├── NotReady                   starting or mending itself
+    │   ├── ShuttingDown           the process ends; another replica answers
+    │   └── EncoderLost            the accelerator cannot be used again by this process
     ├── DeadlineExceeded           the caller's time is over
     └── EncodingFailed             the encoder failed on this item
 
@@ -95,6 +106,10 @@ class NotFound(SightlineError):
     code = "not_found"
 
 
+class GenerationUnknown(NotFound):
+    code = "generation_not_found"
+
+
 class ConfigurationError(SightlineError):
     code = "configuration"
 
@@ -139,8 +154,40 @@ class CollectionCorrupt(VerificationError):
     code = "collection_corrupt"
 
 
+class ManifestMissing(CollectionCorrupt):
+    code = "manifest_missing"
+
+
+class ManifestInvalid(CollectionCorrupt):
+    code = "manifest_invalid"
+
+
+class SchemaUnknown(CollectionCorrupt):
+    code = "schema_unknown"
+
+
+class FileChanged(CollectionCorrupt):
+    code = "file_changed"
+
+
+class CountMismatch(CollectionCorrupt):
+    code = "count_mismatch"
+
+
+class DuplicateIds(CollectionCorrupt):
+    code = "duplicate_ids"
+
+
+class VectorsWrong(CollectionCorrupt):
+    code = "vectors_wrong"
+
+
 class StorageError(SightlineError):
     code = "storage"
+
+
+class MemoryShort(StorageError):
+    code = "memory_short"
 
 
 class TooManyFailures(SightlineError):
@@ -161,6 +208,14 @@ class Overloaded(ServiceError):
 
 class NotReady(ServiceError):
     code = "not_ready"
+
+
+class ShuttingDown(NotReady):
+    code = "shutting_down"
+
+
+class EncoderLost(NotReady):
+    code = "encoder_lost"
 
 
 class DeadlineExceeded(ServiceError):

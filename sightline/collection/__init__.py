@@ -16,12 +16,21 @@
 Embedding and metadata shards keep the names that clip-retrieval, autofaiss and embedding-reader read.
 """
 
-from sightline.collection.manifest import CollectionManifest, Counts, EncoderRecord
+from sightline.collection.manifest import (
+    GENERATION_PATTERN,
+    CollectionManifest,
+    Counts,
+    EncoderRecord,
+    current_name,
+    generation_directory,
+    read_manifest,
+)
 from sightline.collection.reader import Generation, Item, open_collection
-from sightline.collection.verify import verify_collection
+from sightline.collection.verify import require_unit_length, verify_collection
 from sightline.collection.writer import GenerationWriter, NewItem
 
 __all__ = [
+    "GENERATION_PATTERN",
     "CollectionManifest",
     "Counts",
     "EncoderRecord",
@@ -29,6 +38,10 @@ __all__ = [
     "GenerationWriter",
     "Item",
     "NewItem",
+    "current_name",
+    "generation_directory",
     "open_collection",
+    "read_manifest",
+    "require_unit_length",
     "verify_collection",
 ]

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sightline.errors import CollectionCorrupt, SourceError
+from sightline.errors import (
+    CollectionCorrupt,
+    CountMismatch,
+    GenerationUnknown,
+    ManifestInvalid,
+    ManifestMissing,
+    QueryError,
+    SchemaUnknown,
+    SourceError,
+)
 from sightline.storage import FileRecord
 
 MANIFEST_NAME = "manifest.json"
 CURRENT_NAME = "CURRENT"
 LEDGER_NAME = "ledger.jsonl"
-_GENERATION_NAME = re.compile(r"gen-\d{6}")
+GENERATION_PATTERN = r"^gen-[0-9]{6}$"
+"""A generation is named, never addressed: nothing of this shape leads out of its collection."""
+SCHEMA_VERSION = 1
+_GENERATION_NAME = re.compile(r"gen-[0-9]{6}")
 
 
 class _Strict(BaseModel):
@@ -70,8 +83,8 @@ class CollectionManifest(_Strict):
     files: dict[str, FileRecord]
 
 
-def current_generation(collection: Path) -> Path:
-    """The directory that ``CURRENT`` names. Raises SourceError (no collection) or CollectionCorrupt."""
+def current_name(collection: Path) -> str:
+    """The generation that ``CURRENT`` names. Raises SourceError (no collection) or CollectionCorrupt."""
     pointer = collection / CURRENT_NAME
     if not pointer.is_file():
         raise SourceError(
@@ -79,28 +92,65 @@ def current_generation(collection: Path) -> Path:
             "make one with: sightline index build --encoder E --source S --out COLLECTION."
         )
     name = pointer.read_text(encoding="ascii", errors="replace").strip()
-    directory = collection / name
-    if not _GENERATION_NAME.fullmatch(name) or not directory.is_dir():
+    if not _GENERATION_NAME.fullmatch(name) or not (collection / name).is_dir():
         raise CollectionCorrupt(
             f"{pointer} names a generation that is not there; write the name of an existing gen-… folder into it."
         )
-    return directory
+    return name
+
+
+def current_generation(collection: Path) -> Path:
+    """The directory that ``CURRENT`` names. Raises SourceError (no collection) or CollectionCorrupt."""
+    return collection / current_name(collection)
+
+
+def generation_directory(collection: Path, name: str) -> Path:
+    """The directory of a generation by its name. Raises QueryError (no name of one) or GenerationUnknown."""
+    if not _GENERATION_NAME.fullmatch(name):
+        raise QueryError("This is no name of a generation; names look like gen-000001.")
+    if not (collection / name).is_dir():
+        raise GenerationUnknown(f"The collection has no generation {name}; build it, or name one that is there.")
+    return collection / name
 
 
 def read_manifest(generation: Path) -> CollectionManifest:
-    """Read and validate ``manifest.json``. Raises CollectionCorrupt."""
+    """Read and validate ``manifest.json``.
+
+    Raises ManifestMissing, ManifestInvalid, SchemaUnknown or CountMismatch.
+    """
+    path = generation / MANIFEST_NAME
     try:
-        manifest = CollectionManifest.model_validate_json((generation / MANIFEST_NAME).read_bytes())
-    except (OSError, ValidationError, ValueError) as error:
-        raise CollectionCorrupt(
-            f"{generation / MANIFEST_NAME} is missing, damaged or of a newer version; "
-            "restore the generation, update Sightline or build the collection again."
+        content = path.read_bytes()
+    except OSError as error:
+        raise ManifestMissing(
+            f"{path} is missing or cannot be read; restore the generation or build the collection again."
         ) from error
-    if not manifest.counts.add_up() or manifest.counts.indexed != manifest.num_items:
-        raise CollectionCorrupt(
-            f"The counts in {generation / MANIFEST_NAME} do not add up; build the collection again."
+    try:
+        manifest = CollectionManifest.model_validate_json(content)
+    except (ValidationError, ValueError) as error:
+        version = _schema_version(content)
+        if version is not None and version != SCHEMA_VERSION:
+            raise SchemaUnknown(
+                f"{path} has the schema {version} and this Sightline reads {SCHEMA_VERSION}; update Sightline "
+                "or build the collection again."
+            ) from error
+        raise ManifestInvalid(f"{path} is damaged; restore the generation or build the collection again.") from error
+    if manifest.generation != generation.name:
+        raise ManifestInvalid(
+            f"{path} says that it belongs to {manifest.generation}; give the folder its own name again."
         )
+    if not manifest.counts.add_up() or manifest.counts.indexed != manifest.num_items:
+        raise CountMismatch(f"The counts in {generation / MANIFEST_NAME} do not add up; build the collection again.")
     return manifest
+
+
+def _schema_version(content: bytes) -> int | None:
+    """The version that a manifest of unknown shape gives itself."""
+    try:
+        version = json.loads(content)["schema_version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return version if isinstance(version, int) else None
 
 
 def next_generation_name(collection: Path) -> str:

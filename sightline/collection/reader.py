@@ -16,8 +16,18 @@ import pyarrow.parquet as pq
 
 from sightline.collection import manifest as layout
 from sightline.collection.manifest import CollectionManifest
-from sightline.errors import CollectionCorrupt, EncoderMismatch, NotFound
+from sightline.errors import (
+    CollectionCorrupt,
+    CountMismatch,
+    DuplicateIds,
+    EncoderMismatch,
+    FileChanged,
+    NotFound,
+    VectorsWrong,
+)
 from sightline.storage import first_difference
+
+_STEP_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Generation:
     """One generation, opened. Metadata is in memory, vectors are read when asked for, thumbnails by position.
 
     All methods may be called from several threads at once. The open files keep working when the directory is removed.
+    Nothing is memory-mapped: a file that is cut short in place would kill the process with SIGBUS, and one that is
+    overwritten would change answers.
     """
 
     def __init__(self, directory: Path, manifest: CollectionManifest) -> None:
@@ -46,24 +58,25 @@ class Generation:
         self._items = self._table("metadata")
         self._captions = self._table("captions")
         if self._items.num_rows != manifest.num_items or self._captions.num_rows != manifest.num_captions:
-            raise CollectionCorrupt(
-                f"The tables of {directory} do not have the rows its manifest promises; build it again."
+            raise CountMismatch(
+                f"The tables of {directory} have {self._items.num_rows} and {self._captions.num_rows} rows and its "
+                f"manifest promises {manifest.num_items} and {manifest.num_captions}; build it again."
             )
-        self._ids = self._items.column("item_id").to_pylist()
+        self._ids = _in_steps(self._items.column("item_id"))
         self._rows = {item_id: row for row, item_id in enumerate(self._ids)}
         if len(self._rows) != len(self._ids):
-            raise CollectionCorrupt(f"{directory} holds an item id twice; build the collection again.")
+            raise DuplicateIds(f"{directory} holds an item id twice; build the collection again.")
         self._caption_items: npt.NDArray[np.int64] = (
             self._captions.column("item_row").to_numpy().astype(np.int64)
         )  # [M]
-        self._thumbnails = [
-            os.open(directory / self._shard("thumbnails", shard, "tar"), os.O_RDONLY)
-            for shard in range(manifest.num_shards)
-        ]
+        self._thumbnails: list[tuple[int, tuple[int, int]]] = []
+        for shard in range(manifest.num_shards):
+            descriptor = self._open(self._shard("thumbnails", shard, "tar"))
+            self._thumbnails.append((descriptor, _state_of(descriptor)))
         self._shard_ends = np.cumsum([self._shard_rows(shard) for shard in range(manifest.num_shards)])
 
     def __del__(self) -> None:
-        for descriptor in getattr(self, "_thumbnails", ()):
+        for descriptor, _ in getattr(self, "_thumbnails", ()):
             os.close(descriptor)
 
     @property
@@ -128,18 +141,32 @@ class Generation:
         if not num_bytes:
             return None
         shard = int(np.searchsorted(self._shard_ends, row, side="right"))
-        return os.pread(self._thumbnails[shard], num_bytes, offset)
+        descriptor, state = self._thumbnails[shard]
+        data = os.pread(descriptor, num_bytes, offset)
+        if _state_of(descriptor) != state:  # overwritten or cut in place: these bytes may be anything
+            raise NotFound("The file of this thumbnail has changed since it was opened; restore the generation.")
+        return data
 
     @functools.cached_property
     def metadata(self) -> list[dict[str, Any]]:
         """The metadata of every row, parsed: what filters look at."""
         return [json.loads(text) for text in self._items.column("metadata").to_pylist()]
 
+    def _open(self, name: str) -> int:
+        try:
+            return os.open(self.directory / name, os.O_RDONLY)
+        except OSError as error:
+            raise CollectionCorrupt(f"{self.directory / name} cannot be read; restore it or build it again.") from error
+
     def _shard(self, kind: str, shard: int, suffix: str) -> str:
         return layout.shard_name(kind, shard, self.manifest.num_shards, suffix)
 
     def _shard_rows(self, shard: int) -> int:
-        return int(pq.read_metadata(self.directory / self._shard("metadata", shard, "parquet")).num_rows)
+        path = self.directory / self._shard("metadata", shard, "parquet")
+        try:
+            return int(pq.read_metadata(path).num_rows)
+        except (OSError, pa.ArrowException) as error:
+            raise CollectionCorrupt(f"{path} cannot be read; restore it or build it again.") from error
 
     def _table(self, kind: str) -> pa.Table:
         shards = range(self.manifest.num_shards)
@@ -153,29 +180,53 @@ class Generation:
             ) from error
 
     def _vectors(self, kind: str, rows: int) -> npt.NDArray[np.float16]:
-        shards = [
-            np.load(self.directory / self._shard(kind, shard, "npy"), allow_pickle=False)
-            for shard in range(self.manifest.num_shards)
-        ]
-        vectors = shards[0] if len(shards) == 1 else np.concatenate(shards)  # [rows, D]
-        if vectors.shape != (rows, self.manifest.encoder.dim) or vectors.dtype != np.float16:
+        try:
+            shards = [
+                np.load(self.directory / self._shard(kind, shard, "npy"), allow_pickle=False)
+                for shard in range(self.manifest.num_shards)
+            ]
+        except (OSError, ValueError, EOFError) as error:
             raise CollectionCorrupt(
-                f"{kind} of {self.directory} is {vectors.dtype} {vectors.shape}, "
-                "not what its manifest promises; build the collection again."
+                f"{kind} of {self.directory} cannot be read; restore it or build it again."
+            ) from error
+        vectors = shards[0] if len(shards) == 1 else np.concatenate(shards)  # [rows, D]
+        if len(vectors) != rows:
+            raise CountMismatch(
+                f"{kind} of {self.directory} has {len(vectors)} rows and its manifest promises {rows}; build it again."
+            )
+        if vectors.shape[1:] != (self.manifest.encoder.dim,) or vectors.dtype != np.float16:
+            raise VectorsWrong(
+                f"{kind} of {self.directory} is {vectors.dtype} {vectors.shape} and its manifest promises float16 "
+                f"with {self.manifest.encoder.dim} dimensions; build the collection again."
             )
         return vectors
 
 
-def open_collection(path: Path, *, verify: bool = True) -> Generation:
-    """Open the current generation of a collection.
+def _in_steps(column: pa.ChunkedArray) -> list[Any]:
+    """A column as a list, a slice at a time: pyarrow holds the interpreter for the whole of a conversion, and a service
+    that opens a million rows beside its traffic must get a word in."""
+    values: list[Any] = []
+    for start in range(0, len(column), _STEP_ROWS):
+        values += column[start : start + _STEP_ROWS].to_pylist()
+    return values
+
+
+def _state_of(descriptor: int) -> tuple[int, int]:
+    """Size and time of change of an open file: neither moves unless somebody writes into it."""
+    state = os.fstat(descriptor)
+    return state.st_size, state.st_mtime_ns
+
+
+def open_collection(path: Path, generation: str | None = None, *, verify: bool = True) -> Generation:
+    """Open the current generation of a collection, or the one of this name.
 
     With ``verify`` every file is compared with the manifest's SHA-256 before anything is believed.
-    Raises SourceError (no collection there) or CollectionCorrupt.
+    Raises SourceError (no collection there), GenerationUnknown or CollectionCorrupt.
     """
-    directory = layout.current_generation(path)
+    directory = layout.generation_directory(path, generation or layout.current_name(path))
     manifest = layout.read_manifest(directory)
     if verify:
         difference = first_difference(directory, manifest.files)
         if difference is not None:
-            raise CollectionCorrupt(f"{difference}; restore it from a backup or build the collection again.")
+            raise FileChanged(f"{difference}; restore it from a backup or build the collection again.")
     return Generation(directory, manifest)

@@ -5,12 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sightline.collection.reader import Generation, open_collection
-from sightline.errors import CollectionCorrupt
+from sightline.errors import CollectionCorrupt, VectorsWrong
 
 _MAX_NORM_ERROR = 2e-3
 """A unit vector rounded to float16 keeps its length to about 5e-4 at 512 dimensions."""
+
+_STEP_ROWS = 65_536
+
+
+def require_unit_length(vectors: npt.NDArray[np.float16], kind: str, where: Path) -> None:
+    """Raise VectorsWrong unless every row of float16 ``[N, D]`` has length 1: else scores are no cosines."""
+    for start in range(0, len(vectors), _STEP_ROWS):
+        lengths = np.linalg.norm(vectors[start : start + _STEP_ROWS].astype(np.float32), axis=1)  # [rows]
+        wrong = np.flatnonzero(~(np.abs(lengths - 1.0) <= _MAX_NORM_ERROR))
+        if wrong.size:
+            raise VectorsWrong(
+                f"A {kind} vector of {where} has length {lengths[wrong[0]]:.3f} and must have length 1 "
+                f"(row {start + wrong[0]}); build the collection again."
+            )
 
 
 def verify_collection(path: Path) -> Generation:
@@ -19,13 +34,8 @@ def verify_collection(path: Path) -> Generation:
     Returns the opened generation. Raises SourceError or CollectionCorrupt with the first thing that is wrong.
     """
     generation = open_collection(path, verify=True)
-    for kind, vectors in (("picture", generation.image_vectors()), ("caption", generation.caption_vectors())):
-        lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)  # [rows]
-        wrong = np.flatnonzero(~(np.abs(lengths - 1.0) <= _MAX_NORM_ERROR))
-        if wrong.size:
-            raise CollectionCorrupt(
-                f"{wrong.size} {kind} vectors of {path} do not have length 1 (first: row {wrong[0]}); build it again."
-            )
+    require_unit_length(generation.image_vectors(), "picture", path)
+    require_unit_length(generation.caption_vectors(), "caption", path)
     rows = generation.caption_items()
     if rows.size and (rows.min() < 0 or rows.max() >= generation.num_items):
         raise CollectionCorrupt(f"A caption of {path} belongs to no picture; build the collection again.")
