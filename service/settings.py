@@ -7,13 +7,23 @@ error with a suggestion, because a setting that is silently ignored is found out
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from sightline.errors import SettingError
 from sightline.images import ImageLimits
@@ -22,6 +32,22 @@ from sightline.texts import TextLimits
 ENV_PREFIX = "SIGHTLINE_"
 _OTHER_VARIABLES = frozenset({"SIGHTLINE_TEST_DATA", "SIGHTLINE_FUZZ_SECONDS", "SIGHTLINE_SOAK_REQUESTS"})
 _MIB = 2**20
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _check_origin(origin: str) -> str:
+    if not _ORIGIN.fullmatch(origin):
+        raise ValueError("list whole origins like https://photos.example.org; * and paths are not taken")
+    return origin
+
+
+Origin = Annotated[str, AfterValidator(_check_origin)]
+Origins = Annotated[tuple[Origin, ...], BeforeValidator(_split)]
+"""A list, or one string with commas."""
 
 
 class Settings(BaseModel):
@@ -39,6 +65,25 @@ class Settings(BaseModel):
     verify: bool = Field(default=True, description="Compare every file of the collection with its SHA-256 at start.")
     host: str = Field(default="127.0.0.1", description="Address to listen on; only this machine by default.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_keys_file: Path | None = Field(
+        default=None, description="File of API keys, one a line; with it every request but a probe needs one."
+    )
+    admin_keys_file: Path | None = Field(
+        default=None, description="File of admin keys, which open /v1/admin/ and everything else."
+    )
+    allow_unauthenticated: bool = Field(
+        default=False, description="Listen beyond this machine without API keys all the same."
+    )
+    cors_origins: Origins = Field(
+        default=(), description="Origins whose pages may call, like https://photos.example.org; none by default."
+    )
+    max_connections: int = Field(
+        default=2048, ge=2, description="Open connections; beyond it a new one takes the place of the longest idle."
+    )
+    max_header_bytes: int = Field(default=32_768, ge=4096, description="Largest request line and headers.")
+    header_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=600, description="Time a client has to send its request line and headers."
+    )
     drain_delay_seconds: float = Field(
         default=1.0, ge=0, le=600, description="Time between not-ready and closing the listener after SIGTERM."
     )
@@ -53,6 +98,9 @@ class Settings(BaseModel):
     )
     receive_timeout_seconds: float = Field(
         default=30.0, gt=0, le=600, description="Time a client has to send its body."
+    )
+    min_receive_bytes_per_second: int = Field(
+        default=1024, ge=1, description="Slowest body, on average, after its first 5 seconds."
     )
     max_inflight_requests: int = Field(default=256, ge=1, description="Requests worked on at once; more get 429.")
     max_body_bytes: int = Field(default=48 * _MIB, ge=1024, description="Largest request body.")
@@ -74,6 +122,14 @@ class Settings(BaseModel):
     )
     max_text_chars: int = Field(default=1024, ge=1, le=100_000, description="Longest text.")
 
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="Log lines on stderr; auto is console on a terminal, else json."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level that is logged; info has a record for each request."
+    )
+    tracing: bool = Field(default=False, description="Send OpenTelemetry spans; needs the extra otel.")
+
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
@@ -82,6 +138,8 @@ class Settings(BaseModel):
             raise ValueError("default_timeout_seconds is larger than max_timeout_seconds")
         if self.max_buffered_bytes < self.max_body_bytes:
             raise ValueError("max_buffered_bytes is smaller than max_body_bytes")
+        if self.max_connections <= self.max_inflight_requests:
+            raise ValueError("max_connections is not larger than max_inflight_requests")
         return self
 
     @property

@@ -45,6 +45,22 @@ class BodyTooSlow(InputError):
     code = "body_too_slow"
 
 
+class HeadersTooLarge(InputError):
+    code = "headers_too_large"
+
+
+class Unauthenticated(InputError):
+    """No key, or a wrong one; the answer names the ways to send one."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(InputError):
+    """Who asks is known, or asks from a place, that may not do this."""
+
+    code = "forbidden"
+
+
 class MediaTypeUnsupported(InputError):
     code = "unsupported_media_type"
 
@@ -61,6 +77,18 @@ class ModelUnknown(errors.NotFound):
     code = "model_not_found"
 
 
+class ReloadRunning(errors.ServiceError):
+    """A generation is being put in the place of another, or requests still hold the one before."""
+
+    code = "reload_running"
+
+
+class NothingBefore(errors.ServiceError):
+    """This process has served one generation only; there is none to go back to."""
+
+    code = "no_previous_generation"
+
+
 STATUSES: Mapping[type[SightlineError], int] = {
     errors.InputError: 422,
     errors.ImageTooLarge: 413,
@@ -68,6 +96,9 @@ STATUSES: Mapping[type[SightlineError], int] = {
     BodyMalformed: 400,
     BodyTooLarge: 413,
     BodyTooSlow: 408,
+    HeadersTooLarge: 431,
+    Unauthenticated: 401,
+    Forbidden: 403,
     MediaTypeUnsupported: 415,
     MethodNotAllowed: 405,
     errors.NotFound: 404,
@@ -75,9 +106,12 @@ STATUSES: Mapping[type[SightlineError], int] = {
     errors.EncoderMismatch: 409,
     errors.HubUnreachable: 503,
     errors.VerificationError: 500,
+    errors.CollectionCorrupt: 422,  # a generation that an administrator wants served
     errors.StorageError: 507,
     errors.TooManyFailures: 500,
     errors.TrainingStopped: 500,
+    ReloadRunning: 409,
+    NothingBefore: 409,
     errors.Overloaded: 429,
     errors.NotReady: 503,
     errors.DeadlineExceeded: 504,
@@ -89,6 +123,8 @@ STATUSES: Mapping[type[SightlineError], int] = {
 
 SHOWN = (errors.InputError, errors.NotFound, errors.ServiceError)
 """Errors whose sentence the caller may read."""
+CHALLENGES = ('Bearer realm="Sightline"', 'Basic realm="Sightline", charset="UTF-8"')
+"""How to send a key. The second makes a browser ask for it, as the password, so that the web page works."""
 _OPERATOR = (
     "The service cannot answer because of its set-up; its operator finds the reason in the log under this request id."
 )
@@ -124,11 +160,14 @@ def problem_kinds() -> set[type[SightlineError]]:
     return found
 
 
-def problem_of(error: BaseException, request_id: str) -> dict[str, Any]:
-    """The problem document of any exception; what is not a SightlineError becomes a bare 500."""
+def problem_of(error: BaseException, request_id: str, *, operator: bool = False) -> dict[str, Any]:
+    """The problem document of any exception; what is not a SightlineError becomes a bare 500.
+
+    An ``operator`` reads every sentence of ours, also about set-up, storage and damage.
+    """
     if not isinstance(error, SightlineError):
         return _document(500, "internal", _INTERNAL, request_id)
-    shown = isinstance(error, SHOWN)
+    shown = operator or isinstance(error, SHOWN)
     document = _document(status_of(type(error)), error.code, error.message if shown else _OPERATOR, request_id)
     if shown:
         document |= {name: value for name, value in error.details.items() if name not in document}
@@ -160,9 +199,14 @@ def problem_response(error: BaseException, request_id: str, *, openai: bool = Fa
         headers["Allow"] = str(error.details.get("allow", ""))
     if openai:
         status, document = openai_error_of(error, request_id)
-        return JSONResponse(document, status, headers)
-    document = problem_of(error, request_id)
-    return JSONResponse(document, document["status"], headers, media_type=PROBLEM_TYPE)
+        response = JSONResponse(document, status, headers)
+    else:
+        document = problem_of(error, request_id)
+        response = JSONResponse(document, document["status"], headers, media_type=PROBLEM_TYPE)
+    if isinstance(error, Unauthenticated):
+        for challenge in CHALLENGES:
+            response.headers.append("WWW-Authenticate", challenge)
+    return response
 
 
 def _document(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:

@@ -11,6 +11,9 @@ SENTENCES = {
     "invalid_request": "'k' is too large; the largest value is 1000.",
     "malformed_body": "The picture is not valid base64; encode the file's bytes with standard base64.",
     "body_too_large": "The body is larger than the limit of 50,331,648 bytes; send less at once.",
+    "headers_too_large": "The request line and headers are larger than the limit of 32,768 bytes; send less in them.",
+    "unauthenticated": "This needs a key; send it as Authorization: Bearer KEY or as X-API-Key: KEY.",
+    "forbidden": "This key may not change the service; send one from the file of admin keys.",
     "unsupported_media_type": "This route takes JSON; send it with Content-Type: application/json.",
     "image_corrupt": "The image is truncated or damaged and cannot be decoded; send the complete file.",
     "image_too_large": "The image has 100,000,000 pixels and the limit is 64,000,000; scale it down first.",
@@ -133,10 +136,15 @@ LIMITS_ANSWER: dict[str, Any] = {
     "max_image_side_px": 16384,
     "max_image_aspect_ratio": 100.0,
     "image_formats": ["JPEG", "PNG", "WEBP", "GIF", "BMP"],
+    "max_header_bytes": 32768,
+    "max_connections": 2048,
     "max_inflight_requests": 256,
     "max_queue_units": 4096,
     "default_timeout_seconds": 10.0,
     "max_timeout_seconds": 60.0,
+    "header_timeout_seconds": 10.0,
+    "receive_timeout_seconds": 30.0,
+    "min_receive_bytes_per_second": 1024,
 }
 KNN_ANSWER: list[dict[str, Any]] = [
     {

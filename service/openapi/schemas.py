@@ -257,10 +257,15 @@ class LimitsAnswer(BaseModel):
     max_image_side_px: int
     max_image_aspect_ratio: float
     image_formats: list[str]
+    max_header_bytes: int
+    max_connections: int
     max_inflight_requests: int
     max_queue_units: int
     default_timeout_seconds: float
     max_timeout_seconds: float
+    header_timeout_seconds: float
+    receive_timeout_seconds: float
+    min_receive_bytes_per_second: int
 
 
 class Status(BaseModel):

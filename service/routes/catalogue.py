@@ -103,8 +103,13 @@ def limits_of(engine: Engine) -> dict[str, object]:
         "max_image_side_px": images.max_side_px,
         "max_image_aspect_ratio": images.max_aspect_ratio,
         "image_formats": list(images.formats),
+        "max_header_bytes": settings.max_header_bytes,
+        "max_connections": settings.max_connections,
         "max_inflight_requests": settings.max_inflight_requests,
         "max_queue_units": settings.max_queue_units,
         "default_timeout_seconds": settings.default_timeout_seconds,
         "max_timeout_seconds": settings.max_timeout_seconds,
+        "header_timeout_seconds": settings.header_timeout_seconds,
+        "receive_timeout_seconds": settings.receive_timeout_seconds,
+        "min_receive_bytes_per_second": settings.min_receive_bytes_per_second,
     }
