@@ -18,14 +18,18 @@ class RequestContext:
     """Lives as long as its request; used by that request's task alone.
 
     ``deadline`` is on the clock of ``time.monotonic``, in seconds; a request that turns out to be bulk work and named
-    no deadline of its own gets until ``bulk_deadline``. ``stages`` holds seconds for each stage passed.
+    no deadline of its own gets until ``bulk_deadline``. ``stages`` holds seconds for each stage passed,
+    ``cache_outcomes`` how the request's inputs were met: hit, shared or miss.
     """
 
     request_id: str
     deadline: float
     bulk_deadline: float
     observe: StageObserver
+    count_bytes: Callable[[int], None] = lambda _: None
+    """Counts bytes that are fetched for this request against the limits of bodies; raises what those raise."""
     stages: dict[str, float] = field(default_factory=dict)
+    cache_outcomes: set[str] = field(default_factory=set)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from service.edge.hosts import is_host_name
 from sightline.errors import SettingError
 from sightline.images import ImageLimits
 from sightline.texts import TextLimits
@@ -47,6 +48,16 @@ def _check_origin(origin: str) -> str:
 
 Origin = Annotated[str, AfterValidator(_check_origin)]
 Origins = Annotated[tuple[Origin, ...], BeforeValidator(_split)]
+"""A list, or one string with commas."""
+
+
+def _check_host(host: str) -> str:
+    if not is_host_name(host):
+        raise ValueError("list host names like images.example.org in small letters; addresses and * are not taken")
+    return host
+
+
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_check_host)], ...], BeforeValidator(_split)]
 """A list, or one string with commas."""
 
 
@@ -117,10 +128,18 @@ class Settings(BaseModel):
     max_image_bytes: int = Field(default=32 * _MIB, ge=1024, description="Largest encoded picture.")
     max_image_pixels: int = Field(default=64_000_000, ge=1, description="Largest picture, width times height.")
     max_image_side_px: int = Field(default=16_384, ge=1, description="Longest side of a picture.")
+    image_url_hosts: Hosts = Field(
+        default=(), description="Hosts from which pictures named by https addresses are fetched; none by default."
+    )
+    image_url_http: bool = Field(default=False, description="Fetch pictures over plain http too.")
     max_inflight_pixels: int = Field(
         default=256_000_000, ge=1, description="Pixels decoded at once (about 4 bytes each)."
     )
     max_text_chars: int = Field(default=1024, ge=1, le=100_000, description="Longest text.")
+    cache_bytes: int = Field(default=64 * _MIB, ge=0, description="Memory for vectors of recent inputs; 0 keeps none.")
+    quarantine_seconds: float = Field(
+        default=300.0, ge=0, le=86_400, description="How long an input that the encoder failed on is refused."
+    )
 
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="Log lines on stderr; auto is console on a terminal, else json."

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from service.context import deadline_exceeded
-from service.encoding.lanes import Batch, Ceiling, Item, Lane, Lanes, Modality, Vectors
+from service.encoding.lanes import Batch, Ceiling, Item, ItemFailed, Lane, Lanes, Modality, Vectors
 from service.metrics import Metrics
 from sightline.errors import ConfigurationError, EncodingFailed, NotReady, Overloaded, SightlineError
 
@@ -245,7 +245,7 @@ class Batcher:
                 metrics.oom_retries.labels(modality).inc()
             if len(group) == 1 or isinstance(result, ConfigurationError):
                 metrics.encode_failures.labels(modality).inc(len(group))
-                self._fail(group, _failure(result))
+                self._fail(group, _failure(result, transient=isinstance(result, self._out_of_memory)))
                 continue
             metrics.bisections.labels(modality).inc()
             middle = len(group) // 2
@@ -281,10 +281,12 @@ def _complete(item: Item, vector: Vectors) -> None:
         item.future.set_result(vector)
 
 
-def _failure(error: BaseException) -> SightlineError:
-    if isinstance(error, SightlineError):
+def _failure(error: BaseException, *, transient: bool) -> SightlineError:
+    """``transient``: the same item may well succeed another time."""
+    if isinstance(error, SightlineError) and not isinstance(error, EncodingFailed):
         return error
-    return EncodingFailed("The encoder failed on this item alone; check the input or try another one.")
+    kind = EncodingFailed if transient else ItemFailed
+    return kind("The encoder failed on this item alone; check the input or try another one.")
 
 
 def _not_ready() -> NotReady:

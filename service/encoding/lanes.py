@@ -18,9 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sightline.errors import EncodingFailed
+
 Vectors = npt.NDArray[np.float32]
 
 _CLEAN_BATCHES_TO_GROW = 64
+
+
+class ItemFailed(EncodingFailed):
+    """The encoder failed on this item alone, and not for lack of memory: it would fail on it again."""
 
 
 class Modality(StrEnum):

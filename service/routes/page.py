@@ -43,10 +43,11 @@ def page_router(directory: Path = PAGE_DIRECTORY) -> APIRouter:
 
 def _errors_page() -> bytes:
     """Every code an answer may carry, so that a problem's ``type`` leads somewhere."""
+    kinds = {kind.code: kind for kind in problem_kinds()}
     rows = "\n".join(
         f'<tr id="{kind.code}"><td><code>{kind.code}</code></td><td>{status_of(kind)}</td>'
         f"<td>{html.escape(SENTENCES.get(kind.code, ''))}</td></tr>"
-        for kind in sorted(problem_kinds(), key=lambda kind: kind.code)
+        for kind in sorted(kinds.values(), key=lambda kind: kind.code)
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Errors of Sightline</title></head><body>

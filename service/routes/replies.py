@@ -26,7 +26,15 @@ async def reply(engine: Engine, payload: object, num_entries: int, context: Requ
     """A JSON response; ``num_entries`` (results, vectors) decides where it is serialised."""
     with context.stage("serialise"):
         content = to_json(payload) if num_entries <= _INLINE_ENTRIES else await engine.offload(to_json, payload)
-    return Response(content, media_type="application/json")
+    return Response(content, media_type="application/json", headers=cache_header(context))
+
+
+def cache_header(context: RequestContext) -> dict[str, str]:
+    """``X-Sightline-Cache``: whether the encoder worked for this answer (miss), or another request's did."""
+    outcomes = context.cache_outcomes
+    if not outcomes:
+        return {}
+    return {"X-Sightline-Cache": next(iter(outcomes)) if len(outcomes) == 1 else "mixed"}
 
 
 def to_json(payload: object) -> bytes:

@@ -116,7 +116,7 @@ def test_base64_is_little_endian_float32(service: Service) -> None:
         ({"input": {"text": "a", "image": GREEN_BASE64}}, 422, None),
         ({"input": {}}, 422, None),
         ({"input": ["a", {"image": "!!"}]}, 400, "input[1]"),
-        ({"input": ["a", {"image": base64.b64encode(b"no picture").decode()}]}, 415, None),
+        ({"input": ["a", {"image": base64.b64encode(b"no picture").decode()}]}, 415, "input[1]"),
         ({"input": {"image": "https://example.org/cat.jpg"}}, 400, None),
         ({"input": []}, 422, "input"),
         ({"input": ["a"] * 2049}, 422, "input"),
