@@ -116,7 +116,9 @@ async def open_loop(
 
     meter = asyncio.create_task(_cpu_seconds_between(start, start + seconds))
     under_way: set[asyncio.Task[None]] = set()
-    for request, offset in zip(target.pool(), schedule(rate_per_second, warmup_seconds + seconds, arrivals, seed)):
+    pool = target.pool()
+    for offset in schedule(rate_per_second, warmup_seconds + seconds, arrivals, seed):
+        request = next(pool)
         wait = begin + offset - time.perf_counter()
         if wait > 0:
             await asyncio.sleep(wait)
@@ -135,7 +137,7 @@ async def open_loop(
 
 
 def schedule(rate_per_second: float, seconds: float, arrivals: Arrivals, seed: int = 0) -> Iterator[float]:
-    """Seconds from the beginning at which requests are due: evenly spaced, or with exponential gaps of the same mean."""
+    """Seconds from the beginning at which requests are due: evenly spaced, or exponential gaps with the same mean."""
     if rate_per_second <= 0:
         raise ValueError("the rate must be above 0")
     if arrivals == "constant":

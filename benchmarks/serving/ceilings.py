@@ -1,0 +1,140 @@
+"""What the machine could do at best: decoding alone, the encoder alone, and the two sharing the cores.
+
+Measured with every core busy, because two cores of one machine are not twice one core. Runs as a process of its own,
+``python -m benchmarks.serving.ceilings``, and prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.serving.pictures import Pool, open_pool
+from sightline.encoder import Encoder, load_encoder
+from sightline.images import ImageLimits, Pixels, decode_image
+
+IMAGE_BATCHES = {"cpu": (8, 16, 32, 64), "cuda": (32, 64, 128, 256)}
+TEXT_BATCHES = (16, 32, 64)
+_LIMITS = ImageLimits()
+
+
+def measure(encoder: Encoder, pool: Pool, seconds: float, cores: int) -> dict[str, Any]:
+    """Rates with all cores, and seconds of one input alone. ``seconds`` is for each figure."""
+
+    def pixels_of(data: bytes) -> Pixels:
+        return encoder.preprocess(decode_image(data, _LIMITS))
+
+    decoded = np.stack([pixels_of(data) for data in pool.pictures[:64]])  # [64, H, W, 3]
+    kind = "cuda" if encoder.device.type == "cuda" else "cpu"
+    images = {size: _images_per_second(encoder, decoded, size, seconds) for size in IMAGE_BATCHES[kind]}
+    texts = {size: _texts_per_second(encoder, pool, size, seconds) for size in TEXT_BATCHES}
+    decode_rate = _decodes_per_second(pixels_of, pool, seconds, cores)
+    encode_rate = max(images.values())
+    numbers = itertools.count()
+    return {
+        "cores": cores,
+        "precision": encoder.identity.precision,
+        "decodes_per_second": round(decode_rate, 2),
+        "encoder_images_per_second": round(encode_rate, 2),
+        "encoder_images_per_second_by_batch": {str(size): round(rate, 2) for size, rate in images.items()},
+        "encoder_texts_per_second": round(max(texts.values()), 2),
+        "encoder_texts_per_second_by_batch": {str(size): round(rate, 2) for size, rate in texts.items()},
+        "decode_core_seconds": round(cores / decode_rate, 6),
+        "encoder_core_seconds": round(cores / encode_rate, 6),
+        "roofline_images_per_second": round(roofline(cores, cores / decode_rate, cores / encode_rate, kind), 2),
+        "decode_one_seconds": round(_median_seconds(lambda: pixels_of(_next(pool.pictures, numbers)), seconds), 6),
+        "encode_one_seconds": round(_median_seconds(lambda: encoder.encode_pixels(decoded[:1]), seconds), 6),
+        "text_one_seconds": round(
+            _median_seconds(lambda: encoder.encode_texts([_next(pool.captions, numbers)]), seconds), 6
+        ),
+    }  # fmt: skip
+
+
+def roofline(cores: int, decode_core_seconds: float, encoder_core_seconds: float, kind: str = "cpu") -> float:
+    """Images a second that no server can exceed: on a CPU decoding and encoding share the cores, on a GPU the slower
+    of the two decides."""
+    if kind == "cuda":
+        return cores / max(decode_core_seconds, encoder_core_seconds)
+    return cores / (decode_core_seconds + encoder_core_seconds)
+
+
+def _decodes_per_second(pixels_of: Callable[[bytes], Pixels], pool: Pool, seconds: float, cores: int) -> float:
+    deadline = time.perf_counter() + seconds
+
+    def work(first: int) -> int:
+        done = 0
+        for data in itertools.islice(itertools.cycle(pool.pictures), first, None, cores):
+            if time.perf_counter() >= deadline:
+                break
+            pixels_of(data)
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(cores) as threads:
+        started = time.perf_counter()
+        num = sum(threads.map(work, range(cores)))
+        return num / (time.perf_counter() - started)
+
+
+def _images_per_second(encoder: Encoder, decoded: Pixels, size: int, seconds: float) -> float:
+    batch = np.resize(decoded, (size, *decoded.shape[1:]))  # [B, H, W, 3]
+    return size / _median_seconds(lambda: encoder.encode_pixels(batch), seconds)
+
+
+def _texts_per_second(encoder: Encoder, pool: Pool, size: int, seconds: float) -> float:
+    starts = itertools.cycle(range(0, len(pool.captions) - size, size))
+
+    def run() -> None:
+        start = next(starts)
+        encoder.encode_texts(pool.captions[start : start + size])
+
+    return size / _mean_seconds(run, seconds)
+
+
+def _median_seconds(run: Callable[[], object], seconds: float) -> float:
+    return statistics.median(_times(run, seconds))
+
+
+def _mean_seconds(run: Callable[[], object], seconds: float) -> float:
+    return statistics.fmean(_times(run, seconds))
+
+
+def _times(run: Callable[[], object], seconds: float) -> list[float]:
+    run()
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < deadline:
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def _next(items: tuple[Any, ...], numbers: itertools.count[int]) -> Any:
+    return items[next(numbers) % len(items)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoder", default="ViT-B-32:random")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each figure")
+    options = parser.parse_args()
+    encoder = load_encoder(options.encoder, device=options.device, precision=options.precision)
+    print(json.dumps(measure(encoder, open_pool(options.pool), options.seconds, len(os.sched_getaffinity(0)))))
+
+
+if __name__ == "__main__":
+    main()
