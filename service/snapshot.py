@@ -40,7 +40,7 @@ class Snapshot:
         return self.captions.search(queries, k, allowed)
 
     def _allowed(self, where: Filter | None) -> npt.NDArray[np.bool_] | None:
-        return None if where is None else where.mask(self.generation.metadata)
+        return None if where is None else where.mask(self.generation.columns)
 
 
 def index_generation(generation: Generation, fingerprint: str) -> Snapshot:

@@ -1,4 +1,4 @@
-"""Filters on metadata: a small boolean language, evaluated exactly over every row.
+"""Filters on metadata: a small boolean language, evaluated exactly over every row, column by column.
 
 ``{"must": [C…], "should": [C…], "must_not": [C…]}`` where a condition C is ``{"key": "camera", "match": "X100"}``,
 ``{"key": "label", "any": ["cat", "dog"]}``, ``{"key": "year", "range": {"gte": 2020, "lt": 2024}}`` or a nested filter.
@@ -10,16 +10,17 @@ is the path into nested objects and lists.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sightline.columns import Mask, MetadataColumns
 from sightline.errors import QueryError
 
-Predicate = Callable[[Mapping[str, Any]], bool]
+Clause = Callable[[MetadataColumns], Mask]
+"""Columns to bool ``[N]``, an array of its own: which rows fulfil the clause."""
 
 _COMPARE = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 _MAX_CONDITIONS = 64
@@ -30,11 +31,11 @@ _MAX_DEPTH = 4
 class Filter:
     """A parsed filter; immutable and thread-safe."""
 
-    predicate: Predicate
+    clause: Clause
 
-    def mask(self, metadata: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.bool_]:
+    def mask(self, columns: MetadataColumns) -> Mask:
         """bool ``[N]``: which rows the filter keeps."""
-        return np.fromiter((self.predicate(row) for row in metadata), dtype=np.bool_, count=len(metadata))
+        return self.clause(columns)
 
 
 def parse_filter(raw: object) -> Filter:
@@ -43,7 +44,7 @@ def parse_filter(raw: object) -> Filter:
     return Filter(_clause(raw, budget, depth=0))
 
 
-def _clause(raw: object, budget: list[int], depth: int) -> Predicate:
+def _clause(raw: object, budget: list[int], depth: int) -> Clause:
     if depth > _MAX_DEPTH:
         raise QueryError(f"The filter is nested deeper than {_MAX_DEPTH} levels; flatten it.", limit_depth=_MAX_DEPTH)
     if not isinstance(raw, dict) or not raw:
@@ -58,14 +59,17 @@ def _clause(raw: object, budget: list[int], depth: int) -> Predicate:
         for name in ("must", "should", "must_not")
     )
 
-    def holds(row: Mapping[str, Any]) -> bool:
-        return (
-            all(part(row) for part in must)
-            and (not should or any(part(row) for part in should))
-            and not any(part(row) for part in must_not)
-        )
+    def rows(columns: MetadataColumns) -> Mask:
+        kept = np.ones(columns.num_rows, dtype=np.bool_)  # [N]
+        for part in must:
+            kept &= part(columns)
+        if should:
+            kept &= np.logical_or.reduce([part(columns) for part in should])
+        for part in must_not:
+            kept &= ~part(columns)
+        return kept
 
-    return holds
+    return rows
 
 
 def _list(raw: object, name: str) -> list[object]:
@@ -74,18 +78,18 @@ def _list(raw: object, name: str) -> list[object]:
     return raw
 
 
-def _condition(raw: dict[str, Any], budget: list[int]) -> Predicate:
+def _condition(raw: dict[str, Any], budget: list[int]) -> Clause:
     budget[0] -= 1
     if budget[0] < 0:
         raise QueryError(f"The filter has more than {_MAX_CONDITIONS} conditions.", limit_conditions=_MAX_CONDITIONS)
     key, tests = raw["key"], set(raw) - {"key"}
     if not isinstance(key, str) or len(tests) != 1 or not tests <= {"match", "any", "range"}:
         raise QueryError("A condition has a key and exactly one of match, any and range.")
-    if "match" in raw:
-        return _matches(key, [_scalar(raw["match"])])
-    if "any" in raw:
-        return _matches(key, [_scalar(value) for value in _list(raw["any"], "any")])
-    return _in_range(key, raw["range"])
+    if "range" in raw:
+        return _in_range(key, raw["range"])
+    wanted = [raw["match"]] if "match" in raw else _list(raw["any"], "any")
+    values = [_scalar(value) for value in wanted]
+    return lambda columns: columns.column(key).equal_to(values, columns.num_rows)
 
 
 def _scalar(value: object) -> str | int | float | bool:
@@ -94,40 +98,10 @@ def _scalar(value: object) -> str | int | float | bool:
     raise QueryError("A filter compares with strings, numbers, true and false only.")
 
 
-def _same(value: object, wanted: object) -> bool:
-    return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
-
-
-def _values(row: Mapping[str, Any], key: str) -> list[Any]:
-    """Every value at a key; a key that is not there as it stands is a path through objects and lists."""
-    if key in row:
-        found = [row[key]]
-    else:
-        found = [row]
-        for part in key.split("."):
-            found = [value[part] for value in _flat(found) if isinstance(value, Mapping) and part in value]
-    return [value for value in _flat(found) if value is not None]
-
-
-def _flat(values: list[Any]) -> list[Any]:
-    return [one for value in values for one in (value if isinstance(value, list) else [value])]
-
-
-def _matches(key: str, wanted: list[str | int | float | bool]) -> Predicate:
-    return lambda row: any(_same(value, one) for value in _values(row, key) for one in wanted)
-
-
-def _in_range(key: str, bounds: object) -> Predicate:
-    if not isinstance(bounds, dict) or not bounds or set(bounds) - set(_COMPARE):
+def _in_range(key: str, raw: object) -> Clause:
+    if not isinstance(raw, dict) or not raw or set(raw) - set(_COMPARE):
         raise QueryError('A range is an object with gt, gte, lt or lte, like {"gte": 2020}.')
-    if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in bounds.values()):
+    if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in raw.values()):
         raise QueryError("The bounds of a range are numbers.")
-    tests = [(_COMPARE[name], bound) for name, bound in bounds.items()]
-
-    def inside(row: Mapping[str, Any]) -> bool:
-        return any(
-            isinstance(value, int | float) and not isinstance(value, bool) and all(test(value, b) for test, b in tests)
-            for value in _values(row, key)
-        )
-
-    return inside
+    bounds = [(_COMPARE[name], bound) for name, bound in raw.items()]
+    return lambda columns: columns.column(key).within(bounds, columns.num_rows)

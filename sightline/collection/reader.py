@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from sightline.collection import manifest as layout
 from sightline.collection.manifest import CollectionManifest
+from sightline.columns import MetadataColumns
 from sightline.errors import (
     CollectionCorrupt,
     CountMismatch,
@@ -148,9 +149,9 @@ class Generation:
         return data
 
     @functools.cached_property
-    def metadata(self) -> list[dict[str, Any]]:
-        """The metadata of every row, parsed: what filters look at."""
-        return [json.loads(text) for text in self._items.column("metadata").to_pylist()]
+    def columns(self) -> MetadataColumns:
+        """The metadata of every row by column, for filters. The first call reads all of it: 3 to 6 s for a million."""
+        return MetadataColumns.from_json(self._items.column("metadata").to_pylist())
 
     def _open(self, name: str) -> int:
         try:

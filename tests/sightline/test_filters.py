@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from sightline.columns import MetadataColumns
 from sightline.errors import QueryError
 from sightline.filters import parse_filter
 
@@ -35,7 +36,7 @@ ROWS = [
     ],
 )
 def test_filters_keep_what_they_say(raw: dict[str, object], kept: list[int]) -> None:
-    assert parse_filter(raw).mask(ROWS).nonzero()[0].tolist() == kept
+    assert parse_filter(raw).mask(MetadataColumns(ROWS)).nonzero()[0].tolist() == kept
 
 
 @pytest.mark.parametrize(
