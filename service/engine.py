@@ -30,6 +30,7 @@ from service.encoding.single_flight import Input, Outcome, SingleFlight
 from service.encoding.vector_cache import ContentKeys, VectorCache
 from service.label_cache import LabelCache
 from service.metrics import Metrics
+from service.served import Served
 from service.settings import Settings
 from service.snapshot import Snapshot
 from sightline.errors import InputError, NotReady, SightlineError
@@ -73,7 +74,6 @@ class Engine:
         free_memory: Callable[[], None] = lambda: None,
     ) -> None:
         self.identity = encoder.identity
-        self.snapshot = snapshot
         self.settings = settings
         self.metrics = metrics
         self._draining = False
@@ -102,9 +102,12 @@ class Engine:
             settings.image_url_hosts, metrics, allow_http=settings.image_url_http, max_bytes=settings.max_image_bytes
         )
         metrics.ready.set_function(lambda: float(self.not_ready_reason() is None))
-        metrics.index_vectors.labels("image").set(snapshot.images.num_rows)
-        metrics.index_vectors.labels("caption").set(snapshot.captions.num_rows)
-        metrics.generation_info.labels(snapshot.generation.generation, snapshot.encoder).set(1)
+        self.served = Served(snapshot, dim=self.identity.dim, metrics=metrics, verify=settings.verify)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is served at this moment. A request reads it once."""
+        return self.served.snapshot
 
     # Life
 
@@ -125,6 +128,7 @@ class Engine:
     def close(self) -> None:
         """End the threads. Whoever still waits hears NotReady."""
         self._draining = True
+        self.served.close()
         self.batcher.close()
         self.decoder.close()
         self.fetcher.close()

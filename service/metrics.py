@@ -16,6 +16,11 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2
 _POWERS_OF_TWO = tuple(float(2**n) for n in range(12))
 
 
+def known_method(method: str) -> str:
+    """The method, or ``_OTHER`` for one that a stranger made up."""
+    return method if method in _METHODS else "_OTHER"
+
+
 class Metrics:
     """Thread-safe (each metric has its own lock). ``registry`` is handed to whoever wants to add its own."""
 
@@ -38,6 +43,10 @@ class Metrics:
         )
         self.inflight_requests = gauge("inflight_requests", "Requests being worked on.")
         self.buffered_bytes = gauge("buffered_body_bytes", "Request bodies held in memory.")
+        self.open_connections = gauge("open_connections", "Connections that are open.")
+        self.connections_cut = counter(
+            "connections_cut_total", "Connections ended: header_timeout, unfinished_body, displaced.", "reason"
+        )
         self.rejected = counter("rejected_total", "Requests refused before or during work.", "reason")
         self.stage_seconds = histogram("stage_duration_seconds", "Time of one stage of a request.", _SECONDS, "stage")
         self.queue_items = gauge("queue_items", "Items waiting for the encoder.", "modality", "lane")
@@ -62,6 +71,8 @@ class Metrics:
         self.quarantined_inputs = gauge("quarantined_inputs", "Inputs the encoder failed on, refused for a while.")
         self.index_vectors = gauge("index_vectors", "Vectors that can be found.", "kind")
         self.generation_info = gauge("index_generation_info", "What is served, always 1.", "generation", "encoder")
+        self.index_age_seconds = gauge("index_age_seconds", "Time since the served generation was built.")
+        self.reloads = counter("reloads_total", "Changes of the served generation that were asked for.", "result")
         self.ready = gauge("ready", "1 when the service answers, else 0.")
         gauge("build_info", "What this is, always 1.", "version").labels(version).set(1)
 
@@ -69,7 +80,7 @@ class Metrics:
         self.stage_seconds.labels(stage).observe(seconds)
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        method = method if method in _METHODS else "_OTHER"
+        """``method`` is one that ``known_method`` gave."""
         self.requests.labels(route, method, str(status)).inc()
         self.request_seconds.labels(route, method).observe(seconds)
 

@@ -16,6 +16,7 @@
 Embedding and metadata shards keep the names that clip-retrieval, autofaiss and embedding-reader read.
 """
 
+from sightline.collection.footprint import needed_bytes
 from sightline.collection.manifest import (
     GENERATION_PATTERN,
     CollectionManifest,
@@ -40,6 +41,7 @@ __all__ = [
     "NewItem",
     "current_name",
     "generation_directory",
+    "needed_bytes",
     "open_collection",
     "read_manifest",
     "require_unit_length",

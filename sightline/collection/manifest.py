@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sightline.errors import (
     CollectionCorrupt,
     CountMismatch,
+    EncoderMismatch,
     GenerationUnknown,
     ManifestInvalid,
     ManifestMissing,
@@ -81,6 +82,17 @@ class CollectionManifest(_Strict):
     counts: Counts
     index: dict[str, Any]
     files: dict[str, FileRecord]
+
+    def require_encoder(self, fingerprint: str) -> None:
+        """Raise EncoderMismatch unless the encoder of this fingerprint made the vectors.
+
+        Inner products with another encoder's vectors look like scores and mean nothing.
+        """
+        if self.encoder.fingerprint != fingerprint:
+            raise EncoderMismatch(
+                f"The collection was built by {self.encoder.name} ({self.encoder.fingerprint[:12]}) and this is "
+                f"another encoder ({fingerprint[:12]}); name the right one with --encoder or build the collection again."
+            )
 
 
 def current_name(collection: Path) -> str:

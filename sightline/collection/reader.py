@@ -21,7 +21,6 @@ from sightline.errors import (
     CollectionCorrupt,
     CountMismatch,
     DuplicateIds,
-    EncoderMismatch,
     FileChanged,
     NotFound,
     VectorsWrong,
@@ -89,16 +88,8 @@ class Generation:
         return self.manifest.num_captions
 
     def require_encoder(self, fingerprint: str) -> None:
-        """Raise EncoderMismatch unless the encoder of this fingerprint made the vectors.
-
-        Inner products with another encoder's vectors look like scores and mean nothing.
-        """
-        recorded = self.manifest.encoder
-        if recorded.fingerprint != fingerprint:
-            raise EncoderMismatch(
-                f"The collection was built by {recorded.name} ({recorded.fingerprint[:12]}) and this is another "
-                f"encoder ({fingerprint[:12]}); name the right one with --encoder or build the collection again."
-            )
+        """Raise EncoderMismatch unless the encoder of this fingerprint made the vectors."""
+        self.manifest.require_encoder(fingerprint)
 
     def image_vectors(self) -> npt.NDArray[np.float16]:
         """float16 ``[N, D]``, unit length, row i is item i; read from disk at each call."""
@@ -151,7 +142,9 @@ class Generation:
     @functools.cached_property
     def columns(self) -> MetadataColumns:
         """The metadata of every row by column, for filters. The first call reads all of it: 3 to 6 s for a million."""
-        return MetadataColumns.from_json(self._items.column("metadata").to_pylist())
+        texts = self._items.column("metadata")
+        blocks = (texts.slice(start, _STEP_ROWS).to_pylist() for start in range(0, len(texts), _STEP_ROWS))
+        return MetadataColumns.from_json(text for block in blocks for text in block)
 
     def _open(self, name: str) -> int:
         try:
