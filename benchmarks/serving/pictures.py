@@ -53,6 +53,14 @@ def open_pool(folder: Path, data: Path | None = None, num_pictures: int = NUM_PI
     return Pool(tuple(name.read_bytes() for name in names), tuple(described["captions"]), described["origin"])
 
 
+def write_source(pool: Pool, folder: Path, num: int = 64) -> None:
+    """A small folder of captioned pictures to build the served collection from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (picture, caption) in enumerate(zip(pool.pictures[:num], pool.captions[:num], strict=True)):
+        (folder / f"{number:04d}.jpg").write_bytes(picture)
+        (folder / f"{number:04d}.txt").write_text(caption, encoding="utf-8")
+
+
 def truncated(picture: bytes) -> bytes:
     """A damaged picture: its header is whole, half of its data is missing."""
     return picture[: len(picture) // 2]
