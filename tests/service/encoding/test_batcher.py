@@ -246,7 +246,7 @@ def test_memory_is_freed_after_the_failed_batch_and_before_the_retry(encoder: En
         dict.fromkeys(Modality, encoder), BatcherLimits(dict.fromkeys(Modality, 4)), Metrics("0"),
         free_memory=lambda: events.append("free"),
     )  # fmt: skip
-    batcher._open = True  # gather both items before the thread starts
+    batcher._workers.open = True  # gather both items before the thread starts
     futures = submit(batcher, 1, 2)
     batcher.start()
     assert [outcome(future) for future in futures] == [1.0, 2.0]
@@ -365,7 +365,7 @@ def test_every_item_gets_exactly_its_own_outcome(
     encoder = Encoder()
     encoder.fault = faults
     batcher = build(encoder, max_batch=max_batch)
-    batcher._open = True
+    batcher._workers.open = True
     futures = submit(batcher, *range(20))
     for number in cancelled:
         futures[number].cancel()
