@@ -19,16 +19,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from service import answers, zero_shot
+from service import answers
+from service.classifier import Classification, Classifier
 from service.context import RequestContext, deadline_exceeded, naming_input
 from service.edge.fetching import Fetcher
 from service.encoding.batcher import Batcher, BatcherLimits
 from service.encoding.decoding import DecodePool
+from service.encoding.device import Device
 from service.encoding.lanes import Lane, Modality
 from service.encoding.quarantine import Quarantine
 from service.encoding.single_flight import Input, Outcome, SingleFlight
 from service.encoding.vector_cache import ContentKeys, VectorCache
-from service.label_cache import LabelCache
+from service.label_sets import read_label_sets
 from service.metrics import Metrics
 from service.served import Served
 from service.settings import Settings
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 U = TypeVar("U")
 Vectors = npt.NDArray[np.float32]
-_MAX_CACHED_LABEL_FLOATS = 16_000_000
+
 _INLINE_INPUTS = 64
 _INLINE_BYTES = 128 * 1024
 """Checked and hashed on the event loop: SHA-256 of 128 KiB takes 0.08 to 0.3 ms."""
@@ -69,9 +71,7 @@ class Engine:
         snapshot: Snapshot,
         settings: Settings,
         metrics: Metrics,
-        *,
-        out_of_memory: tuple[type[BaseException], ...] = (MemoryError,),
-        free_memory: Callable[[], None] = lambda: None,
+        device: Device = Device(),  # noqa: B008 - frozen
     ) -> None:
         self.identity = encoder.identity
         self.settings = settings
@@ -80,10 +80,10 @@ class Engine:
         self._warm = False
         self.decoder = DecodePool(encoder.preprocess, settings.image_limits, settings.max_inflight_pixels, metrics)
         self._search_pool = ThreadPoolExecutor(2, thread_name_prefix="search")
-        self._labels = LabelCache(_MAX_CACHED_LABEL_FLOATS)
         self._limits = BatcherLimits(
             max_batch={Modality.TEXT: settings.max_batch_texts, Modality.IMAGE: settings.max_batch_images},
             capacity_units=settings.max_queue_units,
+            queue_seconds=settings.max_queue_seconds,
             bulk_patience_seconds=settings.bulk_patience_seconds,
         )
         self.batcher = Batcher(
@@ -91,13 +91,18 @@ class Engine:
                 Modality.TEXT: encoder.encode_texts,
                 Modality.IMAGE: lambda pixels: encoder.encode_pixels(np.stack(pixels)),  # [B, H, W, 3]
             },
-            self._limits, metrics, out_of_memory=out_of_memory, free_memory=free_memory,
+            self._limits, metrics, num_workers=device.num_workers, out_of_memory=device.out_of_memory,
+            free_memory=device.free_memory, before_batch=device.before_batch,
         )  # fmt: skip
         self._keys = ContentKeys(self.identity.fingerprint)
         self._shared = SingleFlight(
             self._encode_part, self._part_size, VectorCache(settings.cache_bytes, metrics),
             Quarantine(settings.quarantine_seconds, metrics), metrics,
         )  # fmt: skip
+        self.classifier = Classifier(
+            self._encode_prompts, self.identity.score_scale, settings.text_limits, metrics
+        )
+        self._label_sets = read_label_sets(settings.label_sets_file) if settings.label_sets_file else {}
         self.fetcher = Fetcher(
             settings.image_url_hosts, metrics, allow_http=settings.image_url_http, max_bytes=settings.max_image_bytes
         )
@@ -112,13 +117,17 @@ class Engine:
     # Life
 
     def start(self) -> None:
-        """Start the encoder's thread and prove it with one batch of each modality. Raises what the encoder raises."""
+        """Start the encoder's threads and warm every batch size up to the largest. Raises what the encoder raises."""
         self.batcher.start()
         spec = self.identity.pixels
         blank = np.zeros((spec.height_px, spec.width_px, 3), dtype=np.uint8)
         for modality, payload in ((Modality.TEXT, "a photo"), (Modality.IMAGE, blank)):
-            (item,) = self.batcher.submit(modality, [payload], lane=Lane.INTERACTIVE, deadline=float("inf"))
-            item.future.result()
+            largest = self._limits.max_batch[modality]
+            for size in [*(2**n for n in range(largest.bit_length()) if 2**n < largest), largest]:
+                items = self.batcher.submit(modality, [payload] * size, lane=Lane.INTERACTIVE, deadline=float("inf"))
+                for item in items:
+                    item.future.result()
+        self.classifier.load(self._label_sets, self._encode_at_start)
         self._warm = True
 
     def drain(self) -> None:
@@ -177,17 +186,20 @@ class Engine:
         )
 
     async def classify(
-        self, image: bytes, labels: Sequence[str], templates: Sequence[str], context: RequestContext
-    ) -> list[dict[str, Any]]:
-        """Labels with probability and score, best first."""
-        prompts = zero_shot.make_prompts(labels, templates, self.settings.text_limits)
-        (vector,), matrix = await _both(self.embed([image], context), self._label_matrix(prompts, len(labels), context))
-        scores = np.clip(matrix @ vector, -1.0, 1.0)  # [L]
-        chances = zero_shot.probabilities(scores, self.identity.score_scale)  # [L]
-        order = np.argsort(-scores, kind="stable")
-        return [
-            {"label": labels[row], "probability": float(chances[row]), "score": float(scores[row])} for row in order
-        ]
+        self,
+        image: bytes,
+        labels: list[str] | None,
+        templates: list[str] | None,
+        label_set: str | None,
+        none_threshold: float | None,
+        context: RequestContext,
+    ) -> Classification:
+        """A picture compared with labels, given or registered as a set."""
+        (vector,), question = await _both(
+            self.embed([image], context),
+            self.classifier.question(labels, templates, label_set, none_threshold, context),
+        )
+        return self.classifier.answer(vector, question)
 
     async def embed(self, inputs: Sequence[Input], context: RequestContext) -> Vectors:
         """Texts and pictures, mixed → float32 ``[B, D]``, unit length, in order. Raises the first item's error."""
@@ -270,16 +282,15 @@ class Engine:
                 outcomes = [one if isinstance(one, SightlineError) else None for one in outcomes]
         return outcomes
 
-    async def _label_matrix(self, prompts: list[str], num_labels: int, context: RequestContext) -> Vectors:
-        key = await self.offload(LabelCache.key, prompts, num_labels)
-        matrix = self._labels.get(key)
-        self.metrics.label_cache.labels("hit" if matrix is not None else "miss").inc()
-        if matrix is None:
-            keys = await self.offload(lambda: [self._keys.key(prompt) for prompt in prompts])
-            vectors = await self._encode(prompts, keys, context, remember=False)
-            matrix = zero_shot.label_matrix(vectors, num_labels)  # [L, D]
-            self._labels.put(key, matrix)
-        return matrix
+    async def _encode_prompts(self, prompts: list[str], context: RequestContext) -> Vectors:
+        """Label prompts: kept as matrices, so not remembered one by one."""
+        keys = await self.offload(lambda: [self._keys.key(prompt) for prompt in prompts])
+        return await self._encode(prompts, keys, context, remember=False)
+
+    def _encode_at_start(self, prompts: list[str]) -> Vectors:
+        """The same before there is an event loop, without a deadline."""
+        items = self.batcher.submit(Modality.TEXT, prompts, lane=Lane.BULK, deadline=float("inf"))
+        return np.stack([item.future.result() for item in items])  # [P, D]
 
     async def _search(self, context: RequestContext, work: Callable[[], T]) -> T:
         context.check_deadline()

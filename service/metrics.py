@@ -50,6 +50,9 @@ class Metrics:
         self.rejected = counter("rejected_total", "Requests refused before or during work.", "reason")
         self.stage_seconds = histogram("stage_duration_seconds", "Time of one stage of a request.", _SECONDS, "stage")
         self.queue_items = gauge("queue_items", "Items waiting for the encoder.", "modality", "lane")
+        self.queue_oldest_seconds = gauge(
+            "queue_oldest_seconds", "Time the oldest waiting item has waited.", "modality", "lane"
+        )
         self.admitted_units = gauge("admitted_units", "Work units admitted and not finished.")
         self.capacity_units = gauge("capacity_units", "Work units that may be admitted at once.")
         self.item_wait_seconds = histogram(
@@ -66,6 +69,7 @@ class Metrics:
         self.inflight_pixels = gauge("inflight_pixels", "Pixels of pictures being decoded.")
         self.url_fetches = counter("url_fetches_total", "Pictures asked for by address.", "outcome")
         self.label_cache = counter("label_cache_lookups_total", "Look-ups of label matrices.", "outcome")
+        self.label_sets = gauge("label_sets", "Label sets registered by name.")
         self.vector_cache = counter("vector_cache_lookups_total", "Inputs looked up among known vectors.", "outcome")
         self.vector_cache_bytes = gauge("vector_cache_bytes", "Memory of remembered vectors.")
         self.quarantined_inputs = gauge("quarantined_inputs", "Inputs the encoder failed on, refused for a while.")

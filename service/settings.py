@@ -117,7 +117,13 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(default=48 * _MIB, ge=1024, description="Largest request body.")
     max_buffered_bytes: int = Field(default=512 * _MIB, ge=1024, description="Request bodies held in memory at once.")
     max_queue_units: int = Field(
-        default=4096, ge=64, description="Work admitted at once; a text is 1 unit, an image 8."
+        default=4096, ge=64, description="Most work admitted at once, whatever the rate; a text is 1 unit, an image 8."
+    )
+    max_queue_seconds: float = Field(
+        default=0.75, gt=0, le=60, description="Work admitted at once, as time at the encoder's rate (≥ 512 units)."
+    )
+    encoder_workers: int = Field(
+        default=0, ge=0, le=16, description="Batches in flight; 0 is 2 where there are several cores, else 1."
     )
     max_batch_texts: int = Field(default=64, ge=1, le=4096, description="Texts in one batch.")
     max_batch_images: int = Field(default=16, ge=1, le=4096, description="Pictures in one batch.")
@@ -136,6 +142,7 @@ class Settings(BaseModel):
         default=256_000_000, ge=1, description="Pixels decoded at once (about 4 bytes each)."
     )
     max_text_chars: int = Field(default=1024, ge=1, le=100_000, description="Longest text.")
+    label_sets_file: Path | None = Field(default=None, description="TOML file of label sets for zero-shot, by name.")
     cache_bytes: int = Field(default=64 * _MIB, ge=0, description="Memory for vectors of recent inputs; 0 keeps none.")
     quarantine_seconds: float = Field(
         default=300.0, ge=0, le=86_400, description="How long an input that the encoder failed on is refused."

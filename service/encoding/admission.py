@@ -1,0 +1,72 @@
+"""Admission: how much work may be in the house at once, measured in the time it will take.
+
+Work is counted in units before it costs anything. A queue that is bounded in items alone is wrong on every machine but
+one: 4,096 units are half a second for a GPU and six seconds for two cores, and a caller who is admitted to six seconds
+of waiting would have been served sooner by another replica. So the bound is the work that the encoder does in
+``queue_seconds`` at its measured rate; it never falls below ``min_units`` (a queue that is too short fails half of a
+legal load, linkerd2 2df8deb) nor rises above ``capacity_units``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Iterator
+
+from service.metrics import Metrics
+from sightline.errors import Overloaded
+
+_MAX_RETRY_AFTER_SECONDS = 30
+_WEIGHT_OF_A_BATCH = 0.1
+
+
+class Admission:
+    """Counts units in and out. Thread-safe."""
+
+    def __init__(self, capacity_units: int, min_units: int, queue_seconds: float, metrics: Metrics) -> None:
+        self._most = capacity_units
+        self._least = min(min_units, capacity_units)
+        self._queue_seconds = queue_seconds
+        self._lock = threading.Lock()
+        self._units = 0
+        self._units_per_second = 0.0
+        metrics.capacity_units.set_function(lambda: self.capacity_units)
+        metrics.admitted_units.set_function(lambda: self._units)
+
+    @property
+    def capacity_units(self) -> int:
+        """What may be admitted at once, at the encoder's present rate."""
+        if not self._units_per_second:
+            return self._most
+        return max(self._least, min(self._most, int(self._units_per_second * self._queue_seconds)))
+
+    @contextlib.contextmanager
+    def admit(self, units: int) -> Iterator[None]:
+        """Hold ``units`` while the block runs. Raises Overloaded instead of waiting."""
+        with self._lock:
+            if self._units + units > self.capacity_units:
+                raise self._overloaded()
+            self._units += units
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._units -= units
+
+    def note_batch(self, units: int, seconds: float, num_busy: int, *, saturated: bool) -> None:
+        """Learn the rate from a batch. One that found the queue empty says nothing of the most that could be done."""
+        rate = units * num_busy / max(seconds, 1e-6)
+        with self._lock:
+            if not self._units_per_second:
+                self._units_per_second = rate
+            elif saturated or rate > self._units_per_second:
+                self._units_per_second += _WEIGHT_OF_A_BATCH * (rate - self._units_per_second)
+
+    def _overloaded(self) -> Overloaded:
+        wait = self._units / self._units_per_second if self._units_per_second else 1.0
+        seconds = min(_MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(wait)))
+        return Overloaded(
+            f"The service is busy and its queue is full; try again in {seconds} s.",
+            retry_after_seconds=seconds, limit_units=self.capacity_units,
+        )  # fmt: skip

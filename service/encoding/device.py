@@ -1,0 +1,45 @@
+"""What the workers must know of the device under the encoder, without importing torch themselves."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Device:
+    """``before_batch`` is called by a worker before each batch, with True when nothing else is to be done."""
+
+    num_workers: int = 1
+    out_of_memory: tuple[type[BaseException], ...] = (MemoryError,)
+    free_memory: Callable[[], None] = lambda: None
+    before_batch: Callable[[bool], None] = lambda alone: None
+
+
+def torch_device(name: str, num_workers: int = 0) -> Device:
+    """The device that torch runs on. ``num_workers`` 0: two where work can overlap, which is on any GPU (the next batch
+    is copied while one is computed) and on CPUs with several cores (see ``service.encoding.workers``)."""
+    import torch  # heavy, and not needed to check settings or ports
+
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_cpu = name == "cpu" or (name == "auto" and not torch.cuda.is_available())
+    if not num_workers:
+        num_workers = 1 if on_cpu and num_cores == 1 else 2
+    threads_each = max(1, num_cores // num_workers)
+
+    def free_memory() -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def share_cores(alone: bool) -> None:
+        torch.set_num_threads(num_cores if alone else threads_each)  # counts for the calling thread alone
+
+    return Device(
+        num_workers,
+        (MemoryError, torch.OutOfMemoryError),
+        free_memory,
+        share_cores if on_cpu else lambda alone: None,
+    )

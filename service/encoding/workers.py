@@ -1,0 +1,232 @@
+"""The threads that run the encoder, and what happens when a batch or a thread fails.
+
+A GPU has one owner; on a CPU two workers share the cores, each with its half of them. Two batches in flight are never
+slower than one with all the cores (nobody waits at a barrier for a core that is decoding pictures) and much calmer
+when something else runs on the machine; a batch that comes when nothing else is running still gets every core
+(docs/decisions/0006-two-workers.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from service.context import deadline_exceeded
+from service.encoding.admission import Admission
+from service.encoding.lanes import Batch, Ceiling, Item, ItemFailed, Lanes, Modality, Vectors
+from service.metrics import Metrics
+from sightline.errors import ConfigurationError, EncodingFailed, NotReady, SightlineError
+
+Encode = Callable[[list[Any]], Vectors]
+"""Payloads of one modality → float32 ``[B, D]``; called by the workers alone, by several of them at once."""
+
+_STALL_FACTOR = 3.0
+_BATCHES_REMEMBERED = 256
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """One thread and what it holds. ``busy_since`` is on the batcher's clock, in seconds."""
+
+    thread: threading.Thread | None = None
+    running: list[Item] = field(default_factory=list)
+    busy_since: float | None = None
+
+
+class Workers:
+    """Take batches from the lanes under the batcher's lock, encode them without it. See the batcher for the law."""
+
+    def __init__(
+        self,
+        encode: Mapping[Modality, Encode],
+        lanes: Lanes,
+        ceilings: Mapping[Modality, Ceiling],
+        wake: threading.Condition,
+        admission: Admission,
+        units: Callable[[Modality], int],
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        num_workers: int,
+        restart_delay_seconds: float,
+        stall_seconds: float,
+        out_of_memory: tuple[type[BaseException], ...],
+        free_memory: Callable[[], None],
+        before_batch: Callable[[bool], None],
+    ) -> None:
+        self._encode = encode
+        self._lanes = lanes
+        self._ceilings = ceilings
+        self._wake = wake
+        self._admission = admission
+        self._units = units
+        self._metrics = metrics
+        self._clock = clock
+        self._restart_delay_seconds = restart_delay_seconds
+        self._stall_seconds = stall_seconds
+        self._out_of_memory = out_of_memory
+        self._free_memory = free_memory
+        self._before_batch = before_batch
+        self._workers = [_Worker() for _ in range(num_workers)]
+        self._closing = threading.Event()
+        self._good_seconds: deque[float] = deque(maxlen=_BATCHES_REMEMBERED)
+        self.open = False
+
+    # Life
+
+    def start(self) -> None:
+        """Start the threads; to be called once."""
+        assert self._workers[0].thread is None, "workers are started once"
+        self.open = True
+        for worker in self._workers:
+            worker.thread = threading.Thread(target=self._live, args=(worker,), name="encoder", daemon=True)
+            worker.thread.start()
+
+    def close(self, timeout_seconds: float) -> None:
+        """End the threads after their present batches; nobody waits any longer for one that is stuck."""
+        self._closing.set()
+        with self._wake:
+            self.open = False
+            left = self._lanes.take_all()
+            self._wake.notify_all()
+        fail(left, NotReady("The service is shutting down; send the request to another replica."))
+        for worker in self._workers:
+            if worker.thread is not None:
+                worker.thread.join(timeout_seconds)
+                fail(worker.running, not_ready())
+
+    @property
+    def alive(self) -> bool:
+        """Whether every thread lives and takes work."""
+        return self.open and all(one.thread is not None and one.thread.is_alive() for one in self._workers)
+
+    @property
+    def stuck_seconds(self) -> float:
+        """For how long the slowest running batch has been longer than any batch should be; 0 when none is.
+
+        A batch may take ``stall_seconds``, and three times as long as the longest of the last good batches.
+        """
+        allowed = max(self._stall_seconds, _STALL_FACTOR * max(self._good_seconds, default=0.0))
+        now = self._clock()
+        since = [one.busy_since for one in self._workers]
+        return max(0.0, *(now - start - allowed for start in since if start is not None))
+
+    # One thread
+
+    def _live(self, worker: _Worker) -> None:
+        """Work until closed; when anything escapes, bury the dead and start again after a pause."""
+        while not self._closing.is_set():
+            try:
+                self._work(worker)
+            except BaseException:
+                logger.exception("The encoder's thread died and starts again.")
+                with self._wake:
+                    self.open = False
+                    worker.busy_since = None
+                    lost = worker.running + self._lanes.take_all()
+                    worker.running = []
+                fail(lost, not_ready())
+                self._metrics.worker_restarts.inc()
+                self._closing.wait(self._restart_delay_seconds)
+                with self._wake:
+                    self.open = not self._closing.is_set()
+
+    def _work(self, worker: _Worker) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closing.is_set() or bool(self._lanes))
+                if self._closing.is_set():
+                    return
+                now = self._clock()
+                batch = self._lanes.take(now, self._ceilings)
+                worker.running = batch.items + batch.expired
+                worker.busy_since = now
+                num_busy = sum(one.busy_since is not None for one in self._workers)
+                queued = bool(self._lanes)
+            fail(batch.expired, deadline_exceeded())
+            self._metrics.dropped_items.labels("expired").inc(len(batch.expired))
+            self._metrics.dropped_items.labels("cancelled").inc(batch.num_cancelled)
+            if batch.items:
+                self._before_batch(num_busy == 1 and not queued)
+                self._run(batch, now)
+                seconds = self._clock() - now
+                self._good_seconds.append(seconds)
+                full = len(batch.items) >= self._ceilings[batch.modality].now
+                units = self._units(batch.modality) * len(batch.items)
+                self._admission.note_batch(units, seconds, num_busy, saturated=queued or full)
+            with self._wake:
+                worker.running = []
+                worker.busy_since = None
+
+    def _run(self, batch: Batch, started: float) -> None:
+        """Encode a batch, cutting it until every item has its result or its error."""
+        modality, metrics = batch.modality, self._metrics
+        for item in batch.items:
+            metrics.item_wait_seconds.labels(modality, batch.lane).observe(started - item.arrived)
+        groups = [batch.items]
+        while groups:
+            group = groups.pop()
+            result = self._attempt(modality, group)
+            if not isinstance(result, Exception):
+                for item, vector in zip(group, result, strict=True):
+                    _complete(item, vector)
+                metrics.encoded_items.labels(modality).inc(len(group))
+                continue
+            if isinstance(result, self._out_of_memory):
+                self._free_memory()
+                self._ceilings[modality].lower(len(group))
+                metrics.oom_retries.labels(modality).inc()
+            if len(group) == 1 or isinstance(result, ConfigurationError):
+                metrics.encode_failures.labels(modality).inc(len(group))
+                fail(group, _failure(result, transient=isinstance(result, self._out_of_memory)))
+                continue
+            metrics.bisections.labels(modality).inc()
+            middle = len(group) // 2
+            groups += [group[middle:], group[:middle]]
+        metrics.batch_items.labels(modality).observe(len(batch.items))
+        metrics.batch_seconds.labels(modality).observe(self._clock() - started)
+
+    def _attempt(self, modality: Modality, group: list[Item]) -> Vectors | Exception:
+        """Run the encoder once. The error is returned, not raised: its traceback would keep the batch's memory."""
+        try:
+            vectors = self._encode[modality]([item.payload for item in group])
+            if len(vectors) != len(group) or not np.isfinite(vectors).all():
+                raise EncodingFailed("The encoder's answer has a wrong shape or values that are not numbers.")
+        except Exception as error:
+            logger.warning("A batch of %d %s items failed.", len(group), modality, exc_info=True)
+            return error.with_traceback(None)
+        self._ceilings[modality].note_clean()
+        return vectors
+
+
+def fail(items: list[Item], error: SightlineError) -> None:
+    """Give the items their one outcome, unless they have it."""
+    for item in items:
+        with contextlib.suppress(Exception):  # cancelled or completed already
+            item.future.set_exception(error)
+
+
+def not_ready() -> NotReady:
+    return NotReady("The service is starting, stopping or mending itself; try again shortly.", retry_after_seconds=1)
+
+
+def _complete(item: Item, vector: Vectors) -> None:
+    with contextlib.suppress(Exception):
+        item.future.set_result(vector)
+
+
+def _failure(error: BaseException, *, transient: bool) -> SightlineError:
+    """``transient``: the same item may well succeed another time."""
+    if isinstance(error, SightlineError) and not isinstance(error, EncodingFailed):
+        return error
+    kind = EncodingFailed if transient else ItemFailed
+    return kind("The encoder failed on this item alone; check the input or try another one.")
