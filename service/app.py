@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.edge.middleware import OPENAI_PATHS, Admit, CancelOnDisconnect, Observe, note_error
+from service.edge.keys import Gate
+from service.edge.middleware import OPENAI_PATHS, Admit, Authorise, CancelOnDisconnect, Observe, note_error
 from service.edge.problems import BodyInvalid, MethodNotAllowed, RouteUnknown, problem_response
+from service.edge.tracing import Tracing
 from service.engine import Engine
 from service.openapi.documentation import DESCRIPTION, document
+from service.openapi.security import with_security
 from service.routes.catalogue import catalogue_router
 from service.routes.clip_retrieval import clip_retrieval_router
 from service.routes.embeddings import embeddings_router
+from service.routes.label_sets import label_sets_router
 from service.routes.page import page_router
 from service.routes.probes import probes_router
 from service.routes.replies import context_of
@@ -23,34 +29,50 @@ from service.settings import Settings
 from sightline import __version__
 from sightline.errors import SightlineError
 
+_CORS_HEADERS = ("Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "X-Request-Timeout-Ms", "traceparent")
+_CORS_SHOWN = ("X-Request-ID", "Server-Timing", "Retry-After", "WWW-Authenticate")
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
+"""FastAPI's own would write exceptions' texts and what was sent; ``service.edge.tracing`` takes its place."""
 
-def create_app(engine: Engine, settings: Settings) -> FastAPI:
+
+def create_app(
+    engine: Engine, settings: Settings, *, gate: Gate | None = None, tracing: Tracing | None = None
+) -> FastAPI:
     """An ASGI app that answers with this engine. Starting and closing the engine is the caller's business.
 
+    Raises SettingError when a file of keys cannot be read. Preflight requests of allowed origins need no key, are
+    answered outermost and are not counted.
     There is no ``/docs``: FastAPI's page loads its scripts from elsewhere. ``/openapi.json`` is complete.
     """
     app = FastAPI(
         title="Sightline", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None,
-        redirect_slashes=False,
+        redirect_slashes=False, telemetry=_NO_TELEMETRY,
     )  # fmt: skip
     for router in (
         search_router(engine), embeddings_router(engine), catalogue_router(engine), clip_retrieval_router(engine),
-        probes_router(engine), page_router(),
+        label_sets_router(engine), probes_router(engine), page_router(),
     ):  # fmt: skip
         app.include_router(router)
-    app.openapi = document(app)  # type: ignore[method-assign]
+    gate = gate or Gate(settings)
+    app.openapi = with_security(document(app), needs_key=gate.needs_key)  # type: ignore[method-assign]
 
     async def answer_error(request: Request, error: Exception) -> Response:
         ours = _as_ours(error)
-        request_id = context_of(request).request_id
-        note_error(ours, request_id, engine.metrics)
-        return problem_response(ours, request_id, openai=request.scope["path"] in OPENAI_PATHS)
+        context = context_of(request)
+        note_error(ours, context, engine.metrics)
+        return problem_response(ours, context.request_id, openai=request.scope["path"] in OPENAI_PATHS)
 
     for kind in (SightlineError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(CancelOnDisconnect, metrics=engine.metrics)
     app.add_middleware(Admit, settings=settings, metrics=engine.metrics)
-    app.add_middleware(Observe, settings=settings, metrics=engine.metrics)
+    app.add_middleware(Authorise, gate=gate)
+    app.add_middleware(Observe, settings=settings, metrics=engine.metrics, tracing=tracing)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=("GET", "POST", "PUT", "DELETE"),
+            allow_headers=_CORS_HEADERS, expose_headers=_CORS_SHOWN, allow_credentials=False,
+        )  # fmt: skip
     return app
 
 

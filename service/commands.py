@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -57,7 +57,9 @@ def serve(
     Example: `sightline serve --collection photos --port 8000`
     """
     from service import server
+    from service.edge.keys import needs_key
     from service.edge.listener import is_loopback
+    from service.edge.logs import logging_to
     from service.settings import load_settings
 
     flags = {
@@ -65,12 +67,11 @@ def serve(
         "precision": precision, "accept_licence": accept_licence,
     }  # fmt: skip
     settings = load_settings(flags | _pairs(other), os.environ, settings_file)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = Console(as_json=as_json)
-    if not is_loopback(settings.host):
+    if not (is_loopback(settings.host) or needs_key(settings)) and settings.allow_unauthenticated:
         console.warn(
-            f"listening on {settings.host}: everyone who reaches this address can search the collection; "
-            "put a proxy with authentication in front, or use --host 127.0.0.1."
+            f"listening on {settings.host} without keys: everyone who reaches this address can search the collection; "
+            "name a file of keys with --set api_keys_file=FILE."
         )
 
     def announce(engine: Engine, url: str) -> None:
@@ -79,7 +80,8 @@ def serve(
         console.result(_facts(engine, url), _welcome(engine, url))
 
     console.say("Opening the collection and loading its encoder…")
-    server.serve(settings, announce)
+    with logging_to(sys.stderr, settings.log_format, settings.log_level):
+        server.serve(settings, announce)
     console.say("Stopped.")
 
 

@@ -29,6 +29,17 @@ class RequestContext:
     count_bytes: Callable[[int], None] = lambda _: None
     """Counts bytes that are fetched for this request against the limits of bodies; raises what those raise."""
     stages: dict[str, float] = field(default_factory=dict)
+    intervals: list[tuple[str, float, float]] = field(default_factory=list)
+    """Each stage as it was passed: name, begin and end on the clock of ``time.perf_counter``."""
+    started: float = field(default_factory=time.perf_counter)
+    started_ns: int = field(default_factory=time.time_ns)
+    traceparent: tuple[str, str, int] | None = None
+    """The caller's trace id, span id and flags."""
+    trace_id: str | None = None
+    key_name: str | None = None
+    error_code: str | None = None
+    num_bytes_in: int = 0
+    batch_items: int | None = None
     cache_outcomes: set[str] = field(default_factory=set)
 
     @contextlib.contextmanager
@@ -38,9 +49,15 @@ class RequestContext:
         try:
             yield
         finally:
-            seconds = time.perf_counter() - started
+            ended = time.perf_counter()
+            seconds = ended - started
+            self.intervals.append((name, started, ended))
             self.stages[name] = self.stages.get(name, 0.0) + seconds
             self.observe(name, seconds)
+
+    def wall_ns(self, moment: float) -> int:
+        """A moment of ``time.perf_counter`` as nanoseconds since 1970."""
+        return self.started_ns + int((moment - self.started) * 1e9)
 
     def allow_more(self, seconds: float) -> None:
         """Move both deadlines."""

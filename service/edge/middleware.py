@@ -1,8 +1,9 @@
-"""What surrounds every request: id, deadline, metrics, limits, and an end when the client leaves. Pure ASGI.
+"""What surrounds every request: id, deadline, metrics, keys, limits, and an end when the client leaves. Pure ASGI.
 
-From the outside in: ``Observe`` gives the request its context, times it and answers whatever escapes; ``Admit`` bounds
-requests in flight and body bytes; ``CancelOnDisconnect`` stops work nobody waits for. Starlette's BaseHTTPMiddleware
-is not used: it hides disconnects and adds a task and a queue to every request.
+From the outside in: ``Observe`` gives the request its context, times it, logs it and answers whatever escapes;
+``Authorise`` asks for a key; ``Admit`` bounds requests in flight and body bytes; ``CancelOnDisconnect`` stops work
+nobody waits for. Starlette's BaseHTTPMiddleware is not used: it hides disconnects and adds a task and a queue to every
+request.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.context import RequestContext
-from service.edge.problems import SHOWN, BodyTooLarge, BodyTooSlow, problem_response
-from service.metrics import UNMATCHED, Metrics
+from service.edge.access_log import log_access
+from service.edge.keys import Gate
+from service.edge.problems import SHOWN, BodyTooLarge, BodyTooSlow, LengthAmbiguous, problem_response
+from service.edge.receipt import headers_too_large
+from service.edge.tracing import Tracing, parse_traceparent
+from service.metrics import UNMATCHED, Metrics, known_method
 from service.settings import Settings
 from sightline.errors import Overloaded, QueryError, SightlineError
 
@@ -28,6 +33,8 @@ OPENAI_PATHS = frozenset({"/v1/embeddings", "/v1/models"})
 PROBE_PATHS = frozenset({"/livez", "/readyz"})
 """Answered whatever happens: they need no key, count against no limit and are not logged."""
 _UNLIMITED_PATHS = PROBE_PATHS | {"/metrics"}
+_SLOW_START_SECONDS = 5.0
+"""A body may begin slowly; after that it must keep up ``min_receive_bytes_per_second`` on average."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 logger = logging.getLogger(__name__)
@@ -36,16 +43,16 @@ logger = logging.getLogger(__name__)
 class Observe:
     """Outermost: request id in and out, deadline, ``Server-Timing``, request metrics, last resort for errors."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.app = app
         self.settings = settings
         self.metrics = metrics
+        self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
@@ -58,14 +65,17 @@ class Observe:
                 answer = MutableHeaders(raw=message["headers"])
                 answer["X-Request-ID"] = request_id
                 answer["X-Content-Type-Options"] = "nosniff"
-                answer["Server-Timing"] = _server_timing(context, time.perf_counter() - started)
+                answer["Server-Timing"] = _server_timing(context, time.perf_counter() - context.started)
                 message["headers"] = answer.raw
             await send(message)
 
         now = time.monotonic()
         context = RequestContext(request_id, now, now, self.metrics.observe_stage)
+        context.traceparent = parse_traceparent(headers.get("traceparent", ""))
+        context.trace_id = context.traceparent[0] if context.traceparent else None
         scope.setdefault("state", {})["context"] = context
         try:
+            self._check_head(scope, headers)
             interactive_seconds, bulk_seconds = self._timeouts_seconds(headers)
             context.deadline += interactive_seconds
             context.bulk_deadline += bulk_seconds
@@ -73,16 +83,32 @@ class Observe:
         except ClientDisconnect:
             self.metrics.rejected.labels("client_closed").inc()
         except Exception as error:
-            note_error(error, request_id, self.metrics)
+            note_error(error, context, self.metrics)
             if status == 0:
                 openai = scope["path"] in OPENAI_PATHS
                 await problem_response(error, request_id, openai=openai)(scope, receive, observed_send)
         finally:
-            route = getattr(
-                scope.get("route"), "path", "/openapi.json" if scope["path"] == "/openapi.json" else UNMATCHED
-            )
-            seconds = time.perf_counter() - started
-            self.metrics.observe_request(route, scope["method"], status or CLIENT_CLOSED, seconds)
+            self._finish(scope, context, status or CLIENT_CLOSED)
+
+    def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:
+        path = scope["path"]
+        route = getattr(scope.get("route"), "path", "/openapi.json" if path == "/openapi.json" else UNMATCHED)
+        method = known_method(scope["method"])
+        ended = time.perf_counter()
+        self.metrics.observe_request(route, method, status, ended - context.started)
+        if path not in PROBE_PATHS:
+            if self.tracing is not None:
+                context.trace_id = self.tracing.record(context, method, route, status, ended)
+            log_access(context, method, route, status, ended - context.started)
+
+    def _check_head(self, scope: Scope, headers: Headers) -> None:
+        """What h11 lets through: long headers that came at once, and two lengths for one body."""
+        size = len(scope["path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+        if size > self.settings.max_header_bytes:
+            raise headers_too_large(self.settings.max_header_bytes)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            raise LengthAmbiguous("The body has both Transfer-Encoding and Content-Length; send one of them.")
 
     def _timeouts_seconds(self, headers: Headers) -> tuple[float, float]:
         """For interactive and for bulk work: what the client asks for, else the default and the maximum."""
@@ -95,13 +121,27 @@ class Observe:
         return seconds, seconds
 
 
-def note_error(error: Exception, request_id: str, metrics: Metrics) -> None:
+def note_error(error: Exception, context: RequestContext, metrics: Metrics) -> None:
     """Count an error and log what only the operator may read. Each error passes here once."""
-    metrics.rejected.labels(error.code if isinstance(error, SightlineError) else "internal").inc()
+    context.error_code = error.code if isinstance(error, SightlineError) else "internal"
+    metrics.rejected.labels(context.error_code).inc()
     if not isinstance(error, SightlineError):
-        logger.error("Request %s failed.", request_id, exc_info=error)
+        logger.error("Request %s failed.", context.request_id, exc_info=error)
     elif not isinstance(error, SHOWN):
-        logger.error("Request %s: %s", request_id, error.message)
+        logger.error("Request %s: %s", context.request_id, error.message)
+
+
+class Authorise:
+    """Lets nothing but probes pass without what the gate asks for, whether there is such a route or not."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self.app = app
+        self.gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in PROBE_PATHS:
+            scope["state"]["context"].key_name = self.gate.check(scope)
+        await self.app(scope, receive, send)
 
 
 class Admit:
@@ -127,7 +167,9 @@ class Admit:
         declared = Headers(scope=scope).get("content-length", "0")
         if not (declared.isascii() and declared.isdigit()) or int(declared[:18]) > self.settings.max_body_bytes:
             raise body_too_large(self.settings.max_body_bytes)
-        intake = _Intake(self, receive, scope["state"]["context"])
+        context: RequestContext = scope["state"]["context"]
+        intake = _Intake(self, receive, context)
+        context.count_bytes = intake.count
         self.num_requests += 1
         try:
             await self.app(scope, intake.receive, send)
@@ -149,20 +191,29 @@ class _Intake:
     async def receive(self) -> Message:
         if self._started is None:
             return await self._receive()
-        settings = self._admit.settings
         try:
-            async with asyncio.timeout_at(self._started + settings.receive_timeout_seconds):
+            async with asyncio.timeout_at(self._started + self._seconds_allowed()):
                 message = await self._receive()
         except TimeoutError:
             raise BodyTooSlow("The body did not arrive in time; send it faster or in smaller parts.") from None
         if message["type"] == "http.request":
-            self._count(len(message.get("body", b"")), settings)
+            size = len(message.get("body", b""))
+            self._context.num_bytes_in += size
+            self.count(size)
         if not message.get("more_body", False):
             self._context.allow_more(time.monotonic() - self._started)
             self._started = None
         return message
 
-    def _count(self, size: int, settings: Settings) -> None:
+    def _seconds_allowed(self) -> float:
+        """Until when the next part of the body must come: every byte buys time, up to the limit."""
+        settings = self._admit.settings
+        earned_seconds = self.num_bytes / settings.min_receive_bytes_per_second
+        return min(settings.receive_timeout_seconds, _SLOW_START_SECONDS + earned_seconds)
+
+    def count(self, size: int) -> None:
+        """Count bytes of the body, or fetched in its place. Raises BodyTooLarge or Overloaded."""
+        settings = self._admit.settings
         self.num_bytes += size
         self._admit.num_bytes += size
         if self.num_bytes > settings.max_body_bytes:

@@ -45,6 +45,12 @@ class BodyTooSlow(InputError):
     code = "body_too_slow"
 
 
+class LengthAmbiguous(InputError):
+    """Two lengths for one body: what one server takes for its end, another takes for a new request."""
+
+    code = "ambiguous_length"
+
+
 class HeadersTooLarge(InputError):
     code = "headers_too_large"
 
@@ -63,6 +69,18 @@ class Forbidden(InputError):
 
 class MediaTypeUnsupported(InputError):
     code = "unsupported_media_type"
+
+
+class UrlNotAllowed(InputError):
+    """A picture's address that is not fetched from: switched off, not plain, a host not listed or not public."""
+
+    code = "url_not_allowed"
+
+
+class UrlFailed(InputError):
+    """A picture's address that was asked and did not give the picture."""
+
+    code = "url_failed"
 
 
 class RouteUnknown(errors.NotFound):
@@ -96,6 +114,7 @@ STATUSES: Mapping[type[SightlineError], int] = {
     BodyMalformed: 400,
     BodyTooLarge: 413,
     BodyTooSlow: 408,
+    LengthAmbiguous: 400,
     HeadersTooLarge: 431,
     Unauthenticated: 401,
     Forbidden: 403,
@@ -195,6 +214,8 @@ def problem_response(error: BaseException, request_id: str, *, openai: bool = Fa
     headers = {"Cache-Control": "no-store"}
     if isinstance(error, errors.Overloaded | errors.NotReady):
         headers["Retry-After"] = str(error.details.get("retry_after_seconds", 1))
+    if isinstance(error, LengthAmbiguous):
+        headers["Connection"] = "close"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = str(error.details.get("allow", ""))
     if openai:

@@ -11,13 +11,18 @@ SENTENCES = {
     "invalid_request": "'k' is too large; the largest value is 1000.",
     "malformed_body": "The picture is not valid base64; encode the file's bytes with standard base64.",
     "body_too_large": "The body is larger than the limit of 50,331,648 bytes; send less at once.",
+    "ambiguous_length": "The body has both Transfer-Encoding and Content-Length; send one of them.",
     "headers_too_large": "The request line and headers are larger than the limit of 32,768 bytes; send less in them.",
     "unauthenticated": "This needs a key; send it as Authorization: Bearer KEY or as X-API-Key: KEY.",
     "forbidden": "This key may not change the service; send one from the file of admin keys.",
     "unsupported_media_type": "This route takes JSON; send it with Content-Type: application/json.",
+    "url_not_allowed": "Pictures are not fetched from addresses here; send the bytes in base64.",
+    "url_failed": "The picture could not be fetched from its address: the server there must answer 200 within 5 s with "
+    "the picture itself, not redirected and not compressed; check the address or send the bytes.",
     "image_corrupt": "The image is truncated or damaged and cannot be decoded; send the complete file.",
     "image_too_large": "The image has 100,000,000 pixels and the limit is 64,000,000; scale it down first.",
     "image_format": "The bytes are not a picture in an accepted format (JPEG, PNG, WEBP, GIF, BMP); send one of these.",
+    "quarantined": "The encoder failed on this input a short while ago; send another input or try again later.",
     "invalid_query": "A label is given twice; give each label once.",
     "invalid_text": "The text is empty; write at least one word.",
     "not_found": "There is no item with this id in the collection; take ids from search results.",
@@ -51,7 +56,12 @@ TEXT_TO_IMAGE = {
 IMAGE_SEARCH = {"base64": {"image": PIXEL, "k": 5}, "data_uri": {"image": f"data:image/png;base64,{PIXEL}"}}
 ZERO_SHOT = {
     "labels": {"image": PIXEL, "labels": ["cat", "dog", "car"]},
+    "none_of_these": {"image": PIXEL, "labels": ["cat", "dog"], "none_threshold": 0.2},
     "own_templates": {"image": PIXEL, "labels": ["oak", "birch"], "templates": ["a photo of a {} tree."]},
+}
+LABEL_SET = {
+    "labels": {"labels": ["cat", "dog"]},
+    "templates": {"labels": ["cat", "dog"], "templates": ["a photo of a {}."], "none_threshold": 0.2},
 }
 EMBEDDINGS = {
     "texts": {"input": ["a dog", "a cat"], "encoding_format": "float"},
@@ -69,7 +79,21 @@ ZERO_SHOT_ANSWER: dict[str, Any] = {
         {"label": "cat", "probability": 0.038, "score": 0.2391},
     ],
     "kind": "softmax",
+    "none": False,
     **_ENVELOPE,
+}
+LABEL_SETS_ANSWER: dict[str, Any] = {
+    "label_sets": [{"name": "animals", "num_labels": 2, "num_templates": 1, "none_threshold": 0.2, "origin": "file"}]
+}
+LABEL_SET_ANSWER: dict[str, Any] = {
+    "label_set": {
+        "name": "animals",
+        "labels": ["cat", "dog"],
+        "templates": ["a photo of a {}."],
+        "none_threshold": 0.2,
+        "origin": "file",
+    },
+    "encoder": _ENVELOPE["encoder"],
 }
 EMBEDDINGS_ANSWER: dict[str, Any] = {
     "object": "list",
@@ -130,12 +154,14 @@ LIMITS_ANSWER: dict[str, Any] = {
     "max_label_chars": 256,
     "max_templates": 100,
     "max_prompts": 10000,
+    "max_label_sets": 100,
     "max_body_bytes": 50331648,
     "max_image_bytes": 33554432,
     "max_image_pixels": 64000000,
     "max_image_side_px": 16384,
     "max_image_aspect_ratio": 100.0,
     "image_formats": ["JPEG", "PNG", "WEBP", "GIF", "BMP"],
+    "max_image_urls": 0,
     "max_header_bytes": 32768,
     "max_connections": 2048,
     "max_inflight_requests": 256,

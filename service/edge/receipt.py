@@ -1,0 +1,198 @@
+"""What one connection may hold, and for how long: uvicorn's HTTP/1.1 protocol with deadlines for receiving.
+
+uvicorn bounds neither the time a client takes for its headers nor the number of connections, so 500 clients that send a
+byte a second sit there for ever (slowloris). Here a connection is always in one phase, and each but the second has a
+deadline:
+
+* head: nothing or a part of a request line and headers has come: ``header_timeout_seconds``, then 408;
+* request: somebody is at work; bodies have their own deadline (``service.edge.middleware.Admit``), and answers none;
+* idle: between two requests: ``keep_alive_seconds``;
+* linger: answered before the whole body came (413, 429, 401): it is read and dropped for a moment, because closing
+  at once would reset the connection and the client would never read its answer; then the connection ends.
+
+Beyond ``max_connections`` a new connection takes the place of the one that has been without a request for longest, as
+nginx does: closing the newcomer instead would let whoever holds the slots shut out the probes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import secrets
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import h11
+import pydantic_core
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+
+from service.edge.problems import PROBLEM_TYPE, BodyMalformed, BodyTooSlow, HeadersTooLarge, problem_of
+from service.metrics import UNMATCHED, Metrics
+from service.settings import Settings
+from sightline.errors import SightlineError
+
+KEEP_ALIVE_SECONDS = 65
+"""Longer than the 60 s after which common proxies drop an idle connection, so that they never race our close."""
+_LINGER_SECONDS = 2.0
+
+
+class Phase(enum.Enum):
+    HEAD = "head"
+    REQUEST = "request"
+    IDLE = "idle"
+    LINGER = "linger"
+
+
+class Connections:
+    """The open connections of one server, those without a request in the order in which they lost it.
+
+    For one event loop. ``sightline_open_connections`` and ``sightline_connections_cut_total`` follow it.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.deadlines_seconds: Mapping[Phase, float] = {
+            Phase.HEAD: settings.header_timeout_seconds,
+            Phase.IDLE: KEEP_ALIVE_SECONDS,
+            Phase.LINGER: _LINGER_SECONDS,
+        }
+        self._open: set[BoundedProtocol] = set()
+        self._waiting: dict[BoundedProtocol, None] = {}
+        metrics.open_connections.set_function(lambda: len(self._open))
+
+    def add(self, one: BoundedProtocol) -> None:
+        """Count a new connection, and end the longest idle one where there are too many."""
+        self._open.add(one)
+        if len(self._open) > self.settings.max_connections:
+            next(iter(self._waiting), one).cut("displaced")
+
+    def note(self, one: BoundedProtocol, phase: Phase) -> None:
+        """A connection has entered a phase."""
+        self._waiting.pop(one, None)
+        if phase is not Phase.REQUEST and one in self._open:
+            self._waiting[one] = None
+
+    def remove(self, one: BoundedProtocol) -> None:
+        self._open.discard(one)
+        self._waiting.pop(one, None)
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection. Make a class for each server with ``bounded_protocol``: uvicorn makes the objects."""
+
+    connections_of_server: ClassVar[Connections]
+    _phase: Phase | None = None
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._enter(Phase.HEAD)
+        self.connections_of_server.add(self)
+        self.connections_of_server.note(self, Phase.HEAD)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        self.connections_of_server.remove(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._follow()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._follow()
+
+    def cut(self, reason: str) -> None:
+        """End the connection now; what was written and not yet sent is lost."""
+        connections = self.connections_of_server
+        connections.metrics.connections_cut.labels(reason).inc()
+        connections.remove(self)
+        self._stop_timer()
+        self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn calls this while it handles h11's error: what came is no HTTP, or too much of it."""
+        error = sys.exc_info()[1]
+        if getattr(error, "error_status_hint", 400) == 431:
+            self._refuse(headers_too_large(self.connections_of_server.settings.max_header_bytes))
+        else:
+            self._refuse(BodyMalformed("This is not valid HTTP/1.1; check the request line, headers and chunks."))
+
+    def _follow(self) -> None:
+        phase = self._now()
+        if phase is not self._phase and not self.transport.is_closing():
+            self._enter(phase)
+            self.connections_of_server.note(self, phase)
+
+    def _now(self) -> Phase:
+        if self.cycle is not None and not self.cycle.response_complete:
+            return Phase.REQUEST
+        if self.conn.their_state is h11.IDLE:
+            if self.cycle is None or self._phase is Phase.HEAD or self.conn.trailing_data[0]:
+                return Phase.HEAD
+            return Phase.IDLE
+        return Phase.LINGER
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._stop_timer()
+        seconds = self.connections_of_server.deadlines_seconds.get(phase)
+        if seconds is not None:
+            self._timer = self.loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        metrics = self.connections_of_server.metrics
+        if self._phase is Phase.HEAD:
+            metrics.connections_cut.labels("header_timeout").inc()
+            if self.conn.trailing_data[0]:
+                self._refuse(BodyTooSlow("The request's headers did not arrive in time; send them at once."))
+                return
+        elif self._phase is Phase.LINGER:
+            metrics.connections_cut.labels("unfinished_body").inc()
+        self.transport.close()
+
+    def _refuse(self, error: SightlineError) -> None:
+        """Answer a request that never got as far as the app, and close."""
+        request_id = secrets.token_hex(8)
+        problem = problem_of(error, request_id)
+        status = problem["status"]
+        metrics = self.connections_of_server.metrics
+        metrics.rejected.labels(error.code).inc()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            metrics.observe_request(UNMATCHED, "_OTHER", status, 0.0)
+            body = pydantic_core.to_json(problem)
+            headers = [
+                ("content-type", PROBLEM_TYPE), ("content-length", str(len(body))), ("connection", "close"),
+                ("x-request-id", request_id), ("cache-control", "no-store"),
+            ]  # fmt: skip
+            events: tuple[Any, ...] = (
+                h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status]),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            )
+            for event in events:
+                self.transport.write(self.conn.send(event))
+        if self.cycle is not None and not self.cycle.response_complete:  # a broken chunk: the app hears of an end
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def bounded_protocol(settings: Settings, metrics: Metrics) -> type[BoundedProtocol]:
+    """The protocol class of one server."""
+    return type("ServerProtocol", (BoundedProtocol,), {"connections_of_server": Connections(settings, metrics)})
+
+
+def headers_too_large(limit_bytes: int) -> HeadersTooLarge:
+    return HeadersTooLarge(
+        f"The request line and headers are larger than the limit of {limit_bytes:,} bytes; send less in them.",
+        limit_bytes=limit_bytes,
+    )
