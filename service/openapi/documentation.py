@@ -16,6 +16,8 @@ from pydantic.json_schema import models_json_schema
 
 from service.edge import problems
 from service.edge.problems import PROBLEM_TYPE, Problem, problem_of, status_of
+from service.encoding.quarantine import Quarantined
+from service.label_sets import LabelSetSpec
 from service.openapi import examples, schemas
 from sightline import errors
 from sightline.errors import SightlineError
@@ -38,14 +40,15 @@ TAGS = [
 ]
 _BODIES: tuple[type[BaseModel], ...] = (
     schemas.TextToImageBody, schemas.ImageSearchBody, schemas.ZeroShotBody, schemas.EmbeddingsBody,
-    schemas.KnnServiceBody, schemas.SearchParameters, schemas.ZeroShotParameters,
+    schemas.KnnServiceBody, schemas.SearchParameters, schemas.ZeroShotParameters, LabelSetSpec,
 )  # fmt: skip
 _REFERENCE = "#/components/schemas/{model}"
 _TEXT_ERRORS = (problems.BodyMalformed, problems.BodyTooLarge, problems.MediaTypeUnsupported, problems.BodyInvalid)
-_ENCODER_ERRORS = (errors.Overloaded, errors.EncodingFailed, errors.NotReady, errors.DeadlineExceeded)
+_ENCODER_ERRORS = (Quarantined, errors.Overloaded, errors.EncodingFailed, errors.NotReady, errors.DeadlineExceeded)
 TEXT_ROUTE = (*_TEXT_ERRORS, *_ENCODER_ERRORS)
 IMAGE_ROUTE = (
-    *_TEXT_ERRORS, errors.ImageCorrupt, errors.ImageTooLarge, errors.ImageFormatError, *_ENCODER_ERRORS
+    *_TEXT_ERRORS, errors.ImageCorrupt, errors.ImageTooLarge, errors.ImageFormatError,
+    problems.UrlNotAllowed, problems.UrlFailed, *_ENCODER_ERRORS,
 )  # fmt: skip
 
 

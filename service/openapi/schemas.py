@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.zero_shot import DEFAULT_TEMPLATES, MAX_LABELS, MAX_TEMPLATES
+from service.label_sets import Labels, LabelSetSpec, NoneThreshold, Templates
 
 MAX_K = 1000
 MAX_TEXTS = 64
@@ -26,7 +26,13 @@ FilterJson = Annotated[
         examples=[{"must": [{"key": "label", "match": "cat"}]}],
     ),
 ]
-Base64Image = Annotated[str, Field(description="The picture's bytes in base64, or a data:image/…;base64,… URI.")]
+Base64Image = Annotated[
+    str,
+    Field(
+        description="The picture's bytes in base64, a data:image/…;base64,… URI, or an https address of a host that "
+        "the operator allows (none by default)."
+    ),
+]
 
 
 class Body(BaseModel):
@@ -55,10 +61,12 @@ class ImageSearchBody(SearchParameters):
 
 
 class ZeroShotParameters(Body):
-    labels: Annotated[list[str], Field(min_length=1, max_length=MAX_LABELS, description="What it may be; each once.")]
-    templates: Annotated[
-        list[str], Field(min_length=1, max_length=MAX_TEMPLATES, description="Prompts with {} where the label goes.")
-    ] = Field(default=list(DEFAULT_TEMPLATES))
+    """``labels`` or ``label_set``, one of the two; ``templates`` only with ``labels``."""
+
+    labels: Labels | None = None
+    templates: Templates | None = None
+    label_set: Annotated[str, Field(description="The name of labels registered before.")] | None = None
+    none_threshold: NoneThreshold | None = None
 
 
 class ZeroShotBody(ZeroShotParameters):
@@ -150,8 +158,35 @@ class LabelScore(BaseModel):
 
 
 class ZeroShotAnswer(Envelope):
-    results: list[LabelScore]
+    results: Annotated[list[LabelScore], Field(description="Every label, best first, also when it is none of them.")]
     kind: Literal["softmax", "sigmoid"]
+    none: Annotated[bool | None, Field(description="Whether it is none of the labels; null without a threshold.")]
+
+
+class LabelSetSummary(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    num_labels: int
+    num_templates: int
+    none_threshold: float | None
+    origin: Literal["file", "api"]
+
+
+class LabelSetsAnswer(BaseModel):
+    label_sets: list[LabelSetSummary]
+
+
+class LabelSetDetails(LabelSetSpec):
+    name: str
+    origin: Literal["file", "api"]
+
+
+class LabelSetAnswer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    label_set: LabelSetDetails
+    encoder: str
 
 
 class Embedding(BaseModel):
@@ -251,12 +286,14 @@ class LimitsAnswer(BaseModel):
     max_label_chars: int
     max_templates: int
     max_prompts: int
+    max_label_sets: int
     max_body_bytes: int
     max_image_bytes: int
     max_image_pixels: int
     max_image_side_px: int
     max_image_aspect_ratio: float
     image_formats: list[str]
+    max_image_urls: Annotated[int, Field(description="Addresses of pictures in one request; 0: none are fetched.")]
     max_header_bytes: int
     max_connections: int
     max_inflight_requests: int

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from service.answers import envelope, item_details
 from service.engine import Engine
+from service.label_sets import MAX_LABEL_SETS
 from service.openapi import examples, schemas
 from service.openapi.documentation import answers, raw_answer
 from service.routes.replies import context_of, reply
@@ -32,9 +33,10 @@ def catalogue_router(engine: Engine) -> APIRouter:
     )  # fmt: skip
     async def thumbnail(request: Request, item_id: str) -> Response:
         """An item's thumbnail, re-encoded as WebP when the collection was built; never the uploaded bytes."""
-        generation = engine.snapshot.generation
+        snapshot = engine.snapshot
+        generation = snapshot.generation
         row = generation.row_of(item_id)
-        tag = f'"{engine.snapshot.encoder[:12]}-{generation.generation}-{row}"'
+        tag = f'"{snapshot.tag}-{row}"'
         headers = {**_THUMBNAIL_HEADERS, "ETag": tag}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
@@ -97,12 +99,14 @@ def limits_of(engine: Engine) -> dict[str, object]:
         "max_label_chars": MAX_LABEL_CHARS,
         "max_templates": MAX_TEMPLATES,
         "max_prompts": MAX_PROMPTS,
+        "max_label_sets": MAX_LABEL_SETS,
         "max_body_bytes": settings.max_body_bytes,
         "max_image_bytes": images.max_bytes,
         "max_image_pixels": images.max_pixels,
         "max_image_side_px": images.max_side_px,
         "max_image_aspect_ratio": images.max_aspect_ratio,
         "image_formats": list(images.formats),
+        "max_image_urls": engine.fetcher.max_urls,
         "max_header_bytes": settings.max_header_bytes,
         "max_connections": settings.max_connections,
         "max_inflight_requests": settings.max_inflight_requests,

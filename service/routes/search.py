@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,17 +17,23 @@ from service.openapi.documentation import IMAGE_ROUTE, TEXT_ROUTE, answers, imag
 from service.routes.replies import context_of, reply
 from sightline.errors import QueryError, TextError
 
+B = TypeVar("B", bound=BaseModel)
+
 
 def search_router(engine: Engine) -> APIRouter:
     """The routes under ``/v1`` that search or classify."""
     router = APIRouter(prefix="/v1")
 
-    async def image_request(request: Request) -> ImageRequest[schemas.SearchParameters]:
-        with context_of(request).stage("receive"):
+    async def received(request: Request, parameters: type[B], json_body: type[B]) -> ImageRequest[B]:
+        context = context_of(request)
+        with context.stage("receive"):
             return await read_image(
-                request, schemas.SearchParameters, schemas.ImageSearchBody,
-                max_image_bytes=engine.settings.max_image_bytes, offload=engine.offload,
+                request, parameters, json_body, max_image_bytes=engine.settings.max_image_bytes,
+                offload=engine.offload, fetch=lambda address: engine.fetcher.fetch(address, context),
             )  # fmt: skip
+
+    async def image_request(request: Request) -> ImageRequest[schemas.SearchParameters]:
+        return await received(request, schemas.SearchParameters, schemas.ImageSearchBody)
 
     @router.post(
         "/text-to-image", tags=["search"], operation_id="textToImage", summary="Find pictures with words",
@@ -74,20 +83,22 @@ def search_router(engine: Engine) -> APIRouter:
         openapi_extra=image_body(schemas.ZeroShotBody, schemas.ZeroShotParameters, **examples.ZERO_SHOT),
     )  # fmt: skip
     async def zero_shot(request: Request) -> Response:
-        """How probable each of your labels is, best first.
+        """How probable each of your labels is, best first. Give `labels`, or the name of a registered `label_set`.
 
         `kind` says how the checkpoint was trained: with `softmax` the probabilities add up to 1; with `sigmoid` each
-        label stands alone, so none or several may be probable.
+        label stands alone, so none or several may be probable. With a `none_threshold` (of the request, or of the
+        set) `none` says whether the best label stays below it: its score with `softmax`, its probability with
+        `sigmoid`. The results are complete either way.
         """
         context = context_of(request)
-        with context.stage("receive"):
-            asked = await read_image(
-                request, schemas.ZeroShotParameters, schemas.ZeroShotBody,
-                max_image_bytes=engine.settings.max_image_bytes, offload=engine.offload,
-            )  # fmt: skip
+        asked = await received(request, schemas.ZeroShotParameters, schemas.ZeroShotBody)
         snapshot = engine.snapshot
-        results = await engine.classify(asked.image, asked.parameters.labels, asked.parameters.templates, context)
-        payload = {"results": results, "kind": engine.identity.score_scale.kind, **envelope(snapshot)}
-        return await reply(engine, payload, len(results), context)
+        wanted = asked.parameters
+        found = await engine.classify(
+            asked.image, wanted.labels, wanted.templates, wanted.label_set, wanted.none_threshold, context
+        )
+        kind = engine.identity.score_scale.kind
+        payload = {"results": found.results, "kind": kind, "none": found.none, **envelope(snapshot)}
+        return await reply(engine, payload, len(found.results), context)
 
     return router

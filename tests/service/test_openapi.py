@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from service.label_sets import LabelSetSpec
 from service.openapi import examples, schemas
 from tests.service.conftest import Service
 
@@ -45,6 +46,10 @@ def test_operation_ids_are_stable(document: dict[str, Any]) -> None:
         "post /v1/image-to-text": "imageToText",
         "post /v1/image-to-image": "imageToImage",
         "post /v1/zero-shot": "zeroShot",
+        "get /v1/label-sets": "listLabelSets",
+        "get /v1/label-sets/{name}": "getLabelSet",
+        "put /v1/admin/label-sets/{name}": "putLabelSet",
+        "delete /v1/admin/label-sets/{name}": "deleteLabelSet",
         "post /v1/embeddings": "createEmbeddings",
         "get /v1/models": "listModels",
         "get /v1/items/{item_id}/thumbnail": "getThumbnail",
@@ -96,6 +101,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "ZeroShotBody": schemas.ZeroShotBody,
     "EmbeddingsBody": schemas.EmbeddingsBody,
     "KnnServiceBody": schemas.KnnServiceBody,
+    "LabelSetSpec": LabelSetSpec,
 }
 
 
@@ -127,6 +133,7 @@ def test_every_example_is_answered(service: Service) -> None:
 def test_every_answer_example_validates_against_its_schema(document: dict[str, Any]) -> None:
     answers: dict[str, type[BaseModel]] = {
         "SearchAnswer": schemas.SearchAnswer, "TextToImageAnswer": schemas.TextToImageAnswer,
+        "LabelSetsAnswer": schemas.LabelSetsAnswer, "LabelSetAnswer": schemas.LabelSetAnswer,
         "ZeroShotAnswer": schemas.ZeroShotAnswer, "EmbeddingsAnswer": schemas.EmbeddingsAnswer,
         "ModelsAnswer": schemas.ModelsAnswer, "ItemAnswer": schemas.ItemAnswer,
         "CollectionsAnswer": schemas.CollectionsAnswer, "LimitsAnswer": schemas.LimitsAnswer, "Status": schemas.Status,

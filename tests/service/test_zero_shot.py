@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service import zero_shot
-from service.label_cache import LabelCache
+from service.label_sets import MatrixCache
 from service.openapi import schemas
 from sightline.bundle import ScoreScale
 from sightline.errors import QueryError, TextError
@@ -129,7 +129,7 @@ def test_many_labels_pass_a_small_queue_in_parts(make_service: MakeService) -> N
 
 
 def test_the_cache_forgets_the_least_recently_used_first() -> None:
-    cache = LabelCache(max_floats=8)
+    cache = MatrixCache(max_floats=8)
     one, two, three = (np.full((2, 2), n, dtype=np.float32) for n in range(3))
     cache.put(b"1", one)
     cache.put(b"2", two)
@@ -143,4 +143,4 @@ def test_the_cache_forgets_the_least_recently_used_first() -> None:
 
 def test_different_prompts_never_share_a_key() -> None:
     lists = [["ab", "c"], ["a", "bc"], ["abc"], ["ab", "c", ""]]
-    assert len({LabelCache.key(prompts, 1) for prompts in lists} | {LabelCache.key(["ab", "c"], 2)}) == 5
+    assert len({MatrixCache.key(prompts, 1) for prompts in lists} | {MatrixCache.key(["ab", "c"], 2)}) == 5
