@@ -99,9 +99,7 @@ class Engine:
             self._encode_part, self._part_size, VectorCache(settings.cache_bytes, metrics),
             Quarantine(settings.quarantine_seconds, metrics), metrics,
         )  # fmt: skip
-        self.classifier = Classifier(
-            self._encode_prompts, self.identity.score_scale, settings.text_limits, metrics
-        )
+        self.classifier = Classifier(self._encode_prompts, self.identity.score_scale, settings.text_limits, metrics)
         self._label_sets = read_label_sets(settings.label_sets_file) if settings.label_sets_file else {}
         self.fetcher = Fetcher(
             settings.image_url_hosts, metrics, allow_http=settings.image_url_http, max_bytes=settings.max_image_bytes

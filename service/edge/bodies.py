@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from service.edge.fetching import ImageAddress
 from service.edge.problems import BodyInvalid, BodyMalformed, MediaTypeUnsupported
 from service.zero_shot import MAX_LABELS, MAX_TEMPLATES
 from sightline.errors import ImageCorrupt, ImageTooLarge
@@ -27,11 +29,14 @@ B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
 Offload = Callable[..., Awaitable[Any]]
 """Runs a function with its arguments in a pool."""
+Fetch = Callable[[ImageAddress], Awaitable[bytes]]
+"""Fetches the picture at an address, or refuses to."""
 
 _INLINE_BYTES = 32 * 1024
 _MAX_FORM_PART_BYTES = 64 * 1024
 _RAW_TYPES = ("application/octet-stream", "")
 _UNION_MEMBERS = frozenset({"str", "list", "float", "int"})
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
 _LISTS = frozenset({"labels", "templates"})
 _THREE_WAYS = (
     "send the picture as the body with Content-Type: image/jpeg (or its own type), as multipart/form-data with a file "
@@ -59,12 +64,13 @@ async def read_json(request: Request, model: type[B], offload: Offload) -> B:
 
 
 async def read_image(
-    request: Request, parameters: type[B], json_body: type[B], *, max_image_bytes: int, offload: Offload
+    request: Request, parameters: type[B], json_body: type[B], *, max_image_bytes: int, offload: Offload, fetch: Fetch
 ) -> ImageRequest[B]:
     """A picture in any of the three forms with its parameters.
 
     Parameters come from the query string, the form or the JSON body; one that is given twice is refused.
-    Raises MediaTypeUnsupported, BodyMalformed, BodyInvalid, ImageCorrupt (empty) or ImageTooLarge.
+    Raises MediaTypeUnsupported, BodyMalformed, BodyInvalid, ImageCorrupt (empty), ImageTooLarge and what
+    ``fetch`` raises.
     """
     kind = _media_type(request)
     query = _collect(request.query_params.multi_items())
@@ -75,7 +81,9 @@ async def read_image(
             )
         body = await read_json(request, json_body, offload)
         encoded: str = body.image  # type: ignore[attr-defined]
-        image = await _offload_if_large(offload, len(encoded), decode_base64, encoded, max_image_bytes)
+        image = await _offload_if_large(offload, len(encoded), picture_of, encoded, max_image_bytes)
+        if isinstance(image, ImageAddress):
+            image = await fetch(image)
         given = {name: getattr(body, name) for name in body.model_fields_set if name != "image"}
         return ImageRequest(image, parameters.model_construct(**_with_defaults(parameters, given)))
     if kind == "multipart/form-data":
@@ -89,17 +97,25 @@ async def read_image(
     raise MediaTypeUnsupported(f"A body of this content type is not understood; {_THREE_WAYS}.")
 
 
+def picture_of(text: str, max_bytes: int) -> bytes | ImageAddress:
+    """The picture that a string of a JSON body holds or names: base64, a data URI, or an address to fetch.
+
+    Raises what ``decode_base64`` raises. An address is recognised, not checked.
+    """
+    if _SCHEME.match(text) and text[:5].lower() != "data:":
+        return ImageAddress(text)
+    return decode_base64(text, max_bytes)
+
+
 def decode_base64(text: str, max_bytes: int) -> bytes:
     """Bytes of a base64 string or data URI; the length is checked before anything is decoded.
 
-    Raises BodyMalformed, ImageTooLarge, ImageCorrupt (empty) or MediaTypeUnsupported (an address).
+    Raises BodyMalformed, ImageTooLarge or ImageCorrupt (empty).
     """
     if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(";base64"):
             raise BodyMalformed("The data URI is not base64; write it like data:image/jpeg;base64,….")
-    elif text[:8].lower().startswith(("http://", "https://")):
-        raise BodyMalformed("Pictures are not fetched from addresses; send the bytes in base64.")
     if len(text) > (max_bytes + 2) // 3 * 4 * 1.03 + 16:  # lines of 76 letters add 1.3 %
         raise ImageTooLarge(
             f"The picture in base64 is larger than the limit of {max_bytes:,} bytes; send a smaller file.",

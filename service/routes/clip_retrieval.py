@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.edge.bodies import read_json
+from service.edge.fetching import ImageAddress
 from service.engine import Engine
 from service.openapi import examples, schemas
 from service.openapi.documentation import IMAGE_ROUTE, answers, json_body
@@ -47,6 +48,8 @@ def clip_retrieval_router(engine: Engine) -> APIRouter:
             engine.identity.dim,
             engine.settings.max_image_bytes,
         )
+        if isinstance(question, ImageAddress):
+            question = await engine.fetcher.fetch(question, context)
         vectors = await engine.embed([question], context) if isinstance(question, str | bytes) else question[None]
         results = await engine.search_rows(vectors, body.num_images, context, captions=body.modality == "text")
         response = await reply(engine, results, len(results), context)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from service.edge.bodies import decode_base64
+from service.edge.bodies import picture_of
+from service.edge.fetching import ImageAddress
 from service.openapi.schemas import KnnServiceBody
 from sightline.errors import NotFound, QueryError
 
@@ -23,22 +24,21 @@ _IGNORED = (
 
 def question_of(
     body: KnnServiceBody, collection: str, dim: int, max_image_bytes: int
-) -> str | bytes | npt.NDArray[np.float32]:
-    """What is searched with: a text, an encoded picture, or a unit vector float32 ``[D]``.
+) -> str | bytes | ImageAddress | npt.NDArray[np.float32]:
+    """What is searched with: a text, an encoded picture or its address, or a unit vector float32 ``[D]``.
 
     Raises QueryError, NotFound (another index), BodyMalformed or ImageTooLarge.
     """
     if body.indice_name not in (None, "", collection):
         raise NotFound("There is no index of this name here; GET /indices-list names the one there is.")
-    if body.image_url:
-        raise QueryError("Pictures are not fetched from addresses; send the bytes in base64 as image.")
-    given = [one for one in (body.text, body.image, body.embedding_input) if one]
+    given = [one for one in (body.text, body.image, body.image_url, body.embedding_input) if one]
     if len(given) != 1:
-        raise QueryError("Give exactly one of text, image and embedding_input to search with.")
+        raise QueryError("Give exactly one of text, image, image_url and embedding_input to search with.")
     if body.embedding_input:
         return _unit(body.embedding_input, dim)
-    if body.image:
-        return decode_base64(body.image, max_image_bytes)
+    picture = body.image or body.image_url
+    if picture:
+        return picture_of(picture, max_image_bytes)
     assert body.text
     return body.text
 

@@ -33,12 +33,13 @@ def embeddings_router(engine: Engine) -> APIRouter:
     async def embeddings(request: Request) -> Response:
         """OpenAI's embeddings, for texts and pictures alike: an unmodified `openai` client works.
 
-        Vectors have length 1. Pictures are base64 or data URIs; addresses are not fetched.
+        Vectors have length 1. Pictures are base64, data URIs, or https addresses of hosts that the operator allows.
         """
         context = context_of(request)
         body = await read_json(request, schemas.EmbeddingsBody, engine.offload)
         openai_dialect.check_request(body, identity.name, identity.fingerprint, identity.dim)
-        inputs = await engine.offload(openai_dialect.inputs_of, body, engine.settings.max_image_bytes)
+        given = await engine.offload(openai_dialect.inputs_of, body, engine.settings.max_image_bytes)
+        inputs = await engine.fetcher.fill_in(given, context)
         vectors = await engine.embed(inputs, context)
         payload = await engine.offload(openai_dialect.answer, vectors, body, identity.name, identity.fingerprint)
         return await reply(engine, payload, len(vectors), context)

@@ -1,7 +1,8 @@
 """OpenAI's embeddings dialect: what its clients send, as our inputs, and our vectors, as what its clients read.
 
 An item is a string, a ``data:image/…`` string, ``{"text": …}``, ``{"image": base64 or data URI}`` or an ``image_url``
-part whose URL is a data URI. The official clients ask for base64: little-endian float32.
+part whose URL is a data URI, or an address where the operator allows it. The official clients ask for base64:
+little-endian float32.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.context import naming_input
-from service.edge.bodies import decode_base64
+from service.edge.bodies import decode_base64, picture_of
+from service.edge.fetching import ImageAddress
 from service.edge.problems import ModelUnknown
 from service.openapi.schemas import EmbeddingItem, EmbeddingsBody
 from sightline.errors import QueryError
@@ -30,10 +32,13 @@ def check_request(body: EmbeddingsBody, model: str, fingerprint: str, dim: int) 
         )
 
 
-def inputs_of(body: EmbeddingsBody, max_image_bytes: int) -> list[str | bytes]:
-    """The inputs in order: texts as str, pictures as their encoded bytes. May decode megabytes: run it in a pool."""
+def inputs_of(body: EmbeddingsBody, max_image_bytes: int) -> list[str | bytes | ImageAddress]:
+    """The inputs in order: texts as str, pictures as their encoded bytes or their address.
+
+    May decode megabytes: run it in a pool.
+    """
     listed = body.input if isinstance(body.input, list) else [body.input]
-    inputs = []
+    inputs: list[str | bytes | ImageAddress] = []
     for position, one in enumerate(listed):
         with naming_input(position, len(listed)):
             inputs.append(_input(one, max_image_bytes))
@@ -57,7 +62,7 @@ def answer(vectors: npt.NDArray[np.float32], body: EmbeddingsBody, model: str, f
     }
 
 
-def _input(one: str | EmbeddingItem, max_image_bytes: int) -> str | bytes:
+def _input(one: str | EmbeddingItem, max_image_bytes: int) -> str | bytes | ImageAddress:
     if isinstance(one, str):
         return decode_base64(one, max_image_bytes) if one[:11].lower() == "data:image/" else one
     given = [value for value in (one.text, one.image, one.image_url) if value is not None]
@@ -66,6 +71,6 @@ def _input(one: str | EmbeddingItem, max_image_bytes: int) -> str | bytes:
     if one.text is not None:
         return one.text
     if one.image is not None:
-        return decode_base64(one.image, max_image_bytes)
+        return picture_of(one.image, max_image_bytes)
     assert one.image_url is not None
-    return decode_base64(one.image_url if isinstance(one.image_url, str) else one.image_url.url, max_image_bytes)
+    return picture_of(one.image_url if isinstance(one.image_url, str) else one.image_url.url, max_image_bytes)
