@@ -118,7 +118,7 @@ class Workers:
         allowed = max(self._stall_seconds, _STALL_FACTOR * max(self._good_seconds, default=0.0))
         now = self._clock()
         since = [one.busy_since for one in self._workers]
-        return max(0.0, *(now - start - allowed for start in since if start is not None))
+        return max([0.0, *(now - start - allowed for start in since if start is not None)])
 
     # One thread
 
