@@ -50,6 +50,10 @@ def page(results: Results, bars: Sequence[Bar], variants: Sequence[Variant], tit
     """The Markdown page of one model."""
     names = [variant.name for variant in variants if variant.name in results.figures]
     parts = [f"## {title}", machine, table(bars), _figures(results, names), _ceilings(results, names)]
+    if any("roofline" in bar.name and bar.measured is not None and bar.measured.median > 1.02 for bar in bars):
+        parts.append(
+            "A ceiling was exceeded, so it was measured too low: something else used the machine. Repeat the run."
+        )
     if PEER in results.vectors and OURS in results.vectors:
         agreed = agreement(results, OURS, PEER)
         parts.append(
