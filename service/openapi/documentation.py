@@ -35,12 +35,13 @@ TAGS = [
     {"name": "embeddings", "description": "Vectors, in OpenAI's dialect."},
     {"name": "items", "description": "What the collection holds."},
     {"name": "service", "description": "What is served, by which encoder, within which limits."},
+    {"name": "admin", "description": "Changing what is served; needs an administrator's key."},
     {"name": "probes", "description": "Health and metrics."},
     {"name": "clip-retrieval", "description": "clip-retrieval's dialect, for its clients."},
 ]
 _BODIES: tuple[type[BaseModel], ...] = (
     schemas.TextToImageBody, schemas.ImageSearchBody, schemas.ZeroShotBody, schemas.EmbeddingsBody,
-    schemas.KnnServiceBody, schemas.SearchParameters, schemas.ZeroShotParameters, LabelSetSpec,
+    schemas.KnnServiceBody, schemas.ReloadBody, schemas.SearchParameters, schemas.ZeroShotParameters, LabelSetSpec,
 )  # fmt: skip
 _REFERENCE = "#/components/schemas/{model}"
 _TEXT_ERRORS = (problems.BodyMalformed, problems.BodyTooLarge, problems.MediaTypeUnsupported, problems.BodyInvalid)
@@ -128,6 +129,12 @@ def openai_answers(
                 "schema": {"$ref": _REFERENCE.format(model=schemas.OpenAIError.__name__)},
                 "examples": {problem["code"]: {"value": examples.openai_error(problem)} for problem in shown},
             }
+    return described
+
+
+def with_raw(described: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """The same, where the 200 may also be bytes (``Accept: application/octet-stream``)."""
+    described[200]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     return described
 
 

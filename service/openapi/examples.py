@@ -27,6 +27,27 @@ SENTENCES = {
     "invalid_text": "The text is empty; write at least one word.",
     "not_found": "There is no item with this id in the collection; take ids from search results.",
     "model_not_found": "This service runs another model; take its name from GET /v1/models or leave model out.",
+    "generation_not_found": "The collection has no generation gen-000009; build it, or name one that is there.",
+    "encoder_mismatch": "The collection was built by ViT-L-14:openai (6c1d0f93ab21) and this is another encoder "
+    "(5f0c1c0a3c9b); name the right one with --encoder or build the collection again.",
+    "reload_running": "Another generation is being loaded; try again when it is served.",
+    "no_previous_generation": "No other generation has been served since the start; name the one to reload.",
+    "manifest_missing": "photos/gen-000002/manifest.json is missing or cannot be read; restore the generation or build "
+    "the collection again.",
+    "manifest_invalid": "photos/gen-000002/manifest.json is damaged; restore the generation or build the collection "
+    "again.",
+    "schema_unknown": "photos/gen-000002/manifest.json has the schema 2 and this Sightline reads 1; update Sightline or "
+    "build the collection again.",
+    "file_changed": "photos/gen-000002/img_emb/img_emb_0.npy has changed since it was written (its SHA-256 differs); "
+    "restore it from a backup or build the collection again.",
+    "count_mismatch": "The counts in photos/gen-000002/manifest.json do not add up; build the collection again.",
+    "duplicate_ids": "photos/gen-000002 holds an item id twice; build the collection again.",
+    "vectors_wrong": "A picture vector of photos/gen-000002 has length 2.000 and must have length 1 (row 0); build the "
+    "collection again.",
+    "memory_short": "There is not enough free memory to load the generation beside the one that is served; free some, "
+    "give the service more, or start it anew with the other generation.",
+    "shutting_down": "The service is shutting down; send the request to another replica.",
+    "encoder_lost": "The accelerator cannot be used by this process any longer; it ends, to be started anew.",
     "overloaded": "The service is busy and its queue is full; try again in 2 s.",
     "not_ready": "The service is starting, stopping or mending itself; try again shortly.",
     "deadline_exceeded": "The answer was not ready before the request's deadline; try again later or allow more time "
@@ -65,6 +86,9 @@ LABEL_SET = {
 }
 EMBEDDINGS = {
     "texts": {"input": ["a dog", "a cat"], "encoding_format": "float"},
+    "shortened": {"input": "a dog", "dimensions": 2},
+    "infinity": {"input": [f"data:image/png;base64,{PIXEL}"], "modality": "image"},
+    "vllm": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a dog"}]}]},
     "pictures": {"input": [{"image": PIXEL}, f"data:image/png;base64,{PIXEL}", {"text": "a dog"}]},
 }
 KNN_SERVICE = {
@@ -171,6 +195,16 @@ LIMITS_ANSWER: dict[str, Any] = {
     "header_timeout_seconds": 10.0,
     "receive_timeout_seconds": 30.0,
     "min_receive_bytes_per_second": 1024,
+}RELOAD = {"what_current_names": {}, "by_name": {"generation": "gen-000002"}}
+CHANGE_ANSWER: dict[str, Any] = {
+    "collection": "photos",
+    "encoder": _ENVELOPE["encoder"],
+    "before": "gen-000001",
+    "now": "gen-000002",
+    "changed": True,
+    "num_items": 1250,
+    "num_captions": 6250,
+    "seconds": 1.8,
 }
 KNN_ANSWER: list[dict[str, Any]] = [
     {

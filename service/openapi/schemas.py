@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.label_sets import Labels, LabelSetSpec, NoneThreshold, Templates
+from sightline.errors import QueryError
+from sightline.collection import GENERATION_PATTERN
 
 MAX_K = 1000
 MAX_TEXTS = 64
@@ -87,16 +89,47 @@ class EmbeddingItem(Body):
     image_url: ImageUrl | str | None = None
 
 
-class EmbeddingsBody(Body):
-    """OpenAI's body for ``POST /v1/embeddings``, with pictures among the inputs."""
+class Message(Body):
+    """A chat message, as vLLM takes it."""
 
-    input: str | EmbeddingItem | Annotated[list[str | EmbeddingItem], Field(min_length=1, max_length=MAX_OPENAI_INPUTS)]
+    role: str = "user"
+    content: str | Annotated[list[EmbeddingItem], Field(min_length=1)]
+
+
+Inputs = Annotated[list[str | EmbeddingItem], Field(min_length=1, max_length=MAX_OPENAI_INPUTS)]
+Conversation = Annotated[list[Message], Field(min_length=1)]
+Conversations = Annotated[list[Conversation], Field(min_length=1, max_length=MAX_OPENAI_INPUTS)]
+
+
+class EmbeddingsBody(Body):
+    """OpenAI's body for ``POST /v1/embeddings``, with pictures among the inputs. ``input`` or ``messages``."""
+
+    input: str | EmbeddingItem | Inputs | None = None
+    messages: Annotated[
+        Conversation | Conversations | None,
+        Field(description="vLLM's form of one input, or a list of such: chat messages with one text or one picture."),
+    ] = None
+    modality: Annotated[
+        Literal["text", "image"] | None,
+        Field(description="Infinity's way to say what the strings are; by default a data:image/… URI is a picture."),
+    ] = None
     model: str | None = Field(
         default=None, description="The served encoder's name, as GET /v1/models gives it, or leave it out."
     )
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(default=None, ge=1, description="Must equal the encoder's dimension.")
+    dimensions: int | None = Field(
+        default=None, ge=1, description="Cut the vectors to so many numbers and give them length 1 again."
+    )
     user: str | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _no_tokens(cls, value: object) -> object:
+        """OpenAI takes token ids as well: a list of whole numbers, or a list of such lists."""
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, int) or (isinstance(first, list) and all(isinstance(one, int) for one in first)):
+            raise QueryError("Token ids are not taken: each model has its own; send the texts themselves.")
+        return value
 
 
 class KnnServiceBody(Body):
@@ -303,6 +336,29 @@ class LimitsAnswer(BaseModel):
     header_timeout_seconds: float
     receive_timeout_seconds: float
     min_receive_bytes_per_second: int
+
+
+class ReloadBody(Body):
+    generation: str | None = Field(
+        default=None,
+        pattern=GENERATION_PATTERN,
+        description="A generation of the collection by its name; without it, the one that CURRENT names.",
+    )
+
+
+class ChangeAnswer(BaseModel):
+    """What a reload or a rollback did."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    collection: str
+    encoder: str
+    before: Annotated[str, Field(description="The generation that was served.")]
+    now: Annotated[str, Field(description="The generation that is served.")]
+    changed: Annotated[bool, Field(description="False when the one asked for is the one that was served.")]
+    num_items: int
+    num_captions: int
+    seconds: Annotated[float, Field(description="How long it took to load, verify and prove it.")]
 
 
 class Status(BaseModel):

@@ -75,12 +75,54 @@ def test_the_client_raises_its_own_errors_with_our_sentence(client: openai.OpenA
         client.embeddings.create(model="text-embedding-3-small", input="green")
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.UnprocessableEntityError, match="8 dimensions"):
-        client.embeddings.create(model=SPEC, input="green", dimensions=4)
+        client.embeddings.create(model=SPEC, input="green", dimensions=9)
     with pytest.raises(openai.UnprocessableEntityError) as empty:
         client.embeddings.create(model=SPEC, input=["green", " "])
     assert empty.value.param == "input[1]"
-    with pytest.raises(openai.UnprocessableEntityError, match="a string or an object"):
-        client.embeddings.create(model=SPEC, input=[[1, 2, 3]])
+    for tokens in ([[1, 2, 3]], [1, 2, 3]):
+        with pytest.raises(openai.UnprocessableEntityError, match="Token ids"):
+            client.embeddings.create(model=SPEC, input=tokens)
+
+
+def test_the_client_gets_shorter_vectors_of_length_one(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model=SPEC, input=["green", "something else"], dimensions=3)
+    green, other = (np.array(one.embedding) for one in answer.data)
+    whole = np.array(vector_of("green"))
+    np.testing.assert_allclose(green, whole[:3] / np.linalg.norm(whole[:3]), atol=1e-6)
+    np.testing.assert_array_equal(other, [0.0, 0.0, 0.0])  # this vector has nothing in its first dimensions
+
+
+def test_raw_vectors_with_their_shape(service: Service) -> None:
+    response = service.post(
+        "/v1/embeddings",
+        json={"input": ["green", "red"], "dimensions": 5},
+        headers={"Accept": "application/octet-stream"},
+    )
+    assert response.headers["content-type"] == "application/octet-stream"
+    assert response.headers["x-sightline-encoder"] == FINGERPRINT
+    shape = tuple(map(int, response.headers["x-sightline-shape"].split(",")))
+    assert shape == (2, 5)
+    vectors = np.frombuffer(response.content, dtype="<f4").reshape(shape)
+    listed = service.post("/v1/embeddings", json={"input": ["green", "red"], "dimensions": 5}).json()["data"]
+    np.testing.assert_array_equal(vectors, np.array([one["embedding"] for one in listed], dtype=np.float32))
+
+
+def test_infinitys_modality(service: Service) -> None:
+    for pictures in ([GREEN_BASE64, DATA_URI], DATA_URI):
+        answer = service.post("/v1/embeddings", json={"input": pictures, "modality": "image", "model": SPEC}).json()
+        for one in answer["data"]:
+            assert one["embedding"] == pytest.approx(vector_of("green"), abs=1e-6)
+    text = service.post("/v1/embeddings", json={"input": "data:image/green", "modality": "text"}).json()
+    assert text["data"][0]["embedding"] == pytest.approx(vector_of("data:image/green"), abs=1e-6)
+
+
+def test_vllms_messages(service: Service) -> None:
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": DATA_URI}}]}]
+    text = [{"role": "user", "content": "red"}]
+    for messages, colours in ((picture, ["green"]), (text, ["red"]), ([text, picture], ["red", "green"])):
+        answer = service.post("/v1/embeddings", json={"messages": messages, "model": SPEC}).json()
+        for one, colour in zip(answer["data"], colours, strict=True):
+            assert one["embedding"] == pytest.approx(vector_of(colour), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -117,11 +159,22 @@ def test_base64_is_little_endian_float32(service: Service) -> None:
         ({"input": {}}, 422, None),
         ({"input": ["a", {"image": "!!"}]}, 400, "input[1]"),
         ({"input": ["a", {"image": base64.b64encode(b"no picture").decode()}]}, 415, "input[1]"),
-        ({"input": {"image": "https://example.org/cat.jpg"}}, 400, None),
+        ({"input": {"image": "https://example.org/cat.jpg"}}, 422, None),
         ({"input": []}, 422, "input"),
         ({"input": ["a"] * 2049}, 422, "input"),
         ({"input": ""}, 422, None),
-        ({"inputs": "a"}, 422, "input"),
+        ({"inputs": "a"}, 422, "inputs"),
+        ({}, 422, None),
+        ({"input": "a", "messages": [{"content": "a"}]}, 422, None),
+        ({"messages": []}, 422, "messages"),
+        ({"messages": [{"content": "a"}, {"content": "b"}]}, 422, None),
+        ({"messages": [[{"content": "a"}], [{"content": [{"text": "a"}, {"image": DATA_URI}]}]]}, 422, "input[1]"),
+        ({"input": "a", "modality": "audio"}, 422, "modality"),
+        ({"input": ["green", GREEN_BASE64], "modality": "image"}, 400, "input[0]"),
+        ({"input": DATA_URI, "modality": "text"}, 422, None),
+        ({"input": "a", "dimensions": 0}, 422, "dimensions"),
+        ({"input": "a", "dimensions": 9}, 422, None),
+        ({"input": [1.5]}, 422, "input/0"),
         ({"input": "a", "encoding_format": "hex"}, 422, "encoding_format"),
     ],
 )
