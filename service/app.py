@@ -10,13 +10,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.edge.keys import Gate
+from service.edge.keys import ADMIN_PREFIX, Gate
 from service.edge.middleware import OPENAI_PATHS, Admit, Authorise, CancelOnDisconnect, Observe, note_error
 from service.edge.problems import BodyInvalid, MethodNotAllowed, RouteUnknown, problem_response
 from service.edge.tracing import Tracing
 from service.engine import Engine
 from service.openapi.documentation import DESCRIPTION, document
 from service.openapi.security import with_security
+from service.routes.admin import admin_router
 from service.routes.catalogue import catalogue_router
 from service.routes.clip_retrieval import clip_retrieval_router
 from service.routes.embeddings import embeddings_router
@@ -50,7 +51,7 @@ def create_app(
     )  # fmt: skip
     for router in (
         search_router(engine), embeddings_router(engine), catalogue_router(engine), clip_retrieval_router(engine),
-        label_sets_router(engine), probes_router(engine), page_router(),
+        label_sets_router(engine), admin_router(engine), probes_router(engine), page_router(),
     ):  # fmt: skip
         app.include_router(router)
     gate = gate or Gate(settings)
@@ -60,7 +61,10 @@ def create_app(
         ours = _as_ours(error)
         context = context_of(request)
         note_error(ours, context, engine.metrics)
-        return problem_response(ours, context.request_id, openai=request.scope["path"] in OPENAI_PATHS)
+        path: str = request.scope["path"]
+        return problem_response(
+            ours, context.request_id, openai=path in OPENAI_PATHS, operator=path.startswith(ADMIN_PREFIX)
+        )
 
     for kind in (SightlineError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answer_error)

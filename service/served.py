@@ -2,7 +2,8 @@
 
 A change opens, verifies and indexes the new generation beside the old one, lets stored vectors find themselves, asks
 the canary whether the encoder is still the one it was, and then swaps one reference. Requests that hold the old
-snapshot end with it. Whatever is wrong with the new generation is an error with a code of its own, and the old one stays.
+snapshot end with it. Whatever is wrong with the new generation is an error with a code of its own, and the old one
+stays.
 
 Rolling back opens the generation before again, by its name, and proves it again: keeping it in memory instead would
 double what the service needs all day for the sake of a minute once a year. So there is one generation in memory, two

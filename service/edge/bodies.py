@@ -196,6 +196,7 @@ def _sentence(found: Sequence[Mapping[str, Any]], model: type[BaseModel]) -> str
         "too_short": f"'{name}' is an empty list; give at least {limits.get('min_length')}.",
         "literal_error": f"'{name}' must be {limits.get('expected')}.",
         "finite_number": f"'{name}' must be a finite number.",
+        "string_pattern_mismatch": f"'{name}' must look like this pattern: {limits.get('pattern')}.",
     }
     wanted = dict.fromkeys(_expected(str(one["type"])) for one in found)
     inside = any(isinstance(part, int) for part in issue["loc"])

@@ -209,7 +209,9 @@ def openai_error_of(error: BaseException, request_id: str) -> tuple[int, dict[st
     return status, {"error": body, "request_id": request_id}
 
 
-def problem_response(error: BaseException, request_id: str, *, openai: bool = False) -> Response:
+def problem_response(
+    error: BaseException, request_id: str, *, openai: bool = False, operator: bool = False
+) -> Response:
     """The answer to an error, with ``Retry-After`` where trying again helps."""
     headers = {"Cache-Control": "no-store"}
     if isinstance(error, errors.Overloaded | errors.NotReady):
@@ -222,7 +224,7 @@ def problem_response(error: BaseException, request_id: str, *, openai: bool = Fa
         status, document = openai_error_of(error, request_id)
         response = JSONResponse(document, status, headers)
     else:
-        document = problem_of(error, request_id)
+        document = problem_of(error, request_id, operator=operator)
         response = JSONResponse(document, document["status"], headers, media_type=PROBLEM_TYPE)
     if isinstance(error, Unauthenticated):
         for challenge in CHALLENGES:

@@ -36,8 +36,8 @@ SENTENCES = {
     "the collection again.",
     "manifest_invalid": "photos/gen-000002/manifest.json is damaged; restore the generation or build the collection "
     "again.",
-    "schema_unknown": "photos/gen-000002/manifest.json has the schema 2 and this Sightline reads 1; update Sightline or "
-    "build the collection again.",
+    "schema_unknown": "photos/gen-000002/manifest.json has the schema 2 and this Sightline reads 1; update Sightline "
+    "or build the collection again.",
     "file_changed": "photos/gen-000002/img_emb/img_emb_0.npy has changed since it was written (its SHA-256 differs); "
     "restore it from a backup or build the collection again.",
     "count_mismatch": "The counts in photos/gen-000002/manifest.json do not add up; build the collection again.",
@@ -195,7 +195,8 @@ LIMITS_ANSWER: dict[str, Any] = {
     "header_timeout_seconds": 10.0,
     "receive_timeout_seconds": 30.0,
     "min_receive_bytes_per_second": 1024,
-}RELOAD = {"what_current_names": {}, "by_name": {"generation": "gen-000002"}}
+}
+RELOAD = {"what_current_names": {}, "by_name": {"generation": "gen-000002"}}
 CHANGE_ANSWER: dict[str, Any] = {
     "collection": "photos",
     "encoder": _ENVELOPE["encoder"],

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.label_sets import Labels, LabelSetSpec, NoneThreshold, Templates
-from sightline.errors import QueryError
 from sightline.collection import GENERATION_PATTERN
+from sightline.errors import QueryError
 
 MAX_K = 1000
 MAX_TEXTS = 64

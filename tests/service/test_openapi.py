@@ -58,6 +58,8 @@ def test_operation_ids_are_stable(document: dict[str, Any]) -> None:
         "get /v1/limits": "getLimits",
         "post /knn-service": "knnService",
         "get /indices-list": "listIndices",
+        "post /v1/admin/reload": "reloadGeneration",
+        "post /v1/admin/rollback": "rollbackGeneration",
         "get /livez": "live",
         "get /readyz": "ready",
         "get /metrics": "metrics",
@@ -101,6 +103,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "ZeroShotBody": schemas.ZeroShotBody,
     "EmbeddingsBody": schemas.EmbeddingsBody,
     "KnnServiceBody": schemas.KnnServiceBody,
+    "ReloadBody": schemas.ReloadBody,
     "LabelSetSpec": LabelSetSpec,
 }
 
@@ -137,6 +140,7 @@ def test_every_answer_example_validates_against_its_schema(document: dict[str, A
         "ZeroShotAnswer": schemas.ZeroShotAnswer, "EmbeddingsAnswer": schemas.EmbeddingsAnswer,
         "ModelsAnswer": schemas.ModelsAnswer, "ItemAnswer": schemas.ItemAnswer,
         "CollectionsAnswer": schemas.CollectionsAnswer, "LimitsAnswer": schemas.LimitsAnswer, "Status": schemas.Status,
+        "ChangeAnswer": schemas.ChangeAnswer,
     }  # fmt: skip
     seen = set()
     for name, operation in operations(document):

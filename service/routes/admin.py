@@ -1,0 +1,73 @@
+"""For the operator: serve another generation, or the one before again. Keys are checked before these routes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.edge.bodies import read_json
+from service.edge.problems import (
+    BodyInvalid,
+    BodyMalformed,
+    BodyTooLarge,
+    MediaTypeUnsupported,
+    NothingBefore,
+    ReloadRunning,
+)
+from service.engine import Engine
+from service.openapi import examples, schemas
+from service.openapi.documentation import answers, json_body
+from service.routes.replies import context_of, reply
+from service.served import Change
+from service.threads import run_apart
+from sightline import errors
+
+_REFUSALS = (
+    errors.GenerationUnknown, errors.EncoderMismatch, ReloadRunning, errors.ManifestMissing, errors.ManifestInvalid,
+    errors.SchemaUnknown, errors.FileChanged, errors.CountMismatch, errors.DuplicateIds, errors.VectorsWrong,
+    errors.NotReady, errors.ShuttingDown, errors.MemoryShort,
+)  # fmt: skip
+_BODY_ERRORS = (BodyMalformed, BodyTooLarge, MediaTypeUnsupported, BodyInvalid)
+
+
+def admin_router(engine: Engine) -> APIRouter:
+    """The routes under ``/v1/admin`` that change what is served."""
+    router = APIRouter(prefix="/v1/admin", tags=["admin"])
+
+    @router.post(
+        "/reload", operation_id="reloadGeneration", summary="Serve another generation",
+        responses=answers(schemas.ChangeAnswer, examples.CHANGE_ANSWER, (*_BODY_ERRORS, *_REFUSALS)),
+        openapi_extra=json_body(schemas.ReloadBody, **examples.RELOAD),
+    )  # fmt: skip
+    async def reload(request: Request) -> Response:
+        """Open, verify and serve the generation of this name, or the one that the collection's `CURRENT` names.
+
+        The answer comes when the new generation is served; requests go on meanwhile, and each is answered from one
+        generation. Whatever is wrong with the new one is said here, and the old one stays. A client that leaves does
+        not stop it.
+        """
+        body = await read_json(request, schemas.ReloadBody, engine.offload)
+        change = await asyncio.wrap_future(run_apart(lambda: engine.served.reload(body.generation), "reload"))
+        return await _answer(request, change)
+
+    @router.post(
+        "/rollback", operation_id="rollbackGeneration", summary="Serve the generation before again",
+        responses=answers(schemas.ChangeAnswer, examples.CHANGE_ANSWER, (NothingBefore, *_REFUSALS)),
+    )  # fmt: skip
+    async def rollback(request: Request) -> Response:
+        """Open, verify and serve the generation that was served before the present one; asked twice, it returns.
+
+        `CURRENT` is left as it is: set it too, else the next start serves what it names.
+        """
+        change = await asyncio.wrap_future(run_apart(engine.served.rollback, "rollback"))
+        return await _answer(request, change)
+
+    async def _answer(request: Request, change: Change) -> Response:
+        payload = {"collection": engine.snapshot.generation.name, "encoder": engine.snapshot.encoder, **asdict(change)}
+        return await reply(engine, payload, 1, context_of(request))
+
+    return router
