@@ -25,7 +25,7 @@ EncoderOption = Annotated[str | None, typer.Option(help="The encoder, if it has 
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1, this machine only].")]
 PortOption = Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one [default: 8000].")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda [default: auto].")]
-PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32 or bf16 (image tower) [default: auto].")]
+PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32 or bf16 [default: auto].")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; sightline config lists them."),

@@ -72,7 +72,7 @@ class Settings(BaseModel):
         default=None, description="Accept non-commercial weights by naming their licence."
     )
     device: str = Field(default="auto", description="auto, cpu or cuda.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="Arithmetic of the image tower.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="Arithmetic of the towers.")
     verify: bool = Field(default=True, description="Compare every file of the collection with its SHA-256 at start.")
     host: str = Field(default="127.0.0.1", description="Address to listen on; only this machine by default.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

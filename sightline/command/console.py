@@ -27,7 +27,7 @@ AcceptLicenceOption = Annotated[
     str | None, typer.Option(metavar="LICENCE", help="Accept non-commercial weights by naming their licence.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="auto, fp32 or bf16 (image tower).")]
+PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="auto, fp32 or bf16.")]
 
 
 class Console:

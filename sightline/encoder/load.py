@@ -12,9 +12,11 @@ from torch import nn
 
 from sightline.bundle import ScoreScale, fingerprint_of
 from sightline.encoder.checkpoint import Checkpoint, hash_weights, load_checkpoint
-from sightline.encoder.precision import bf16_copy, has_bf16_matrix_units
+from sightline.encoder.packing import pack_weights, with_quick_attention
+from sightline.encoder.precision import bf16_copy, has_bf16_matrix_units, probe_images, probe_tokens
 from sightline.encoder.runtime import Encoder, EncoderIdentity
 from sightline.encoder.spec import parse_spec
+from sightline.encoder.text_tower import WholeTextTower, text_tower
 from sightline.errors import EncoderUnsuitable, SettingError
 from sightline.images import PIPELINE_VERSION
 
@@ -35,9 +37,9 @@ def load_encoder(
 ) -> Encoder:
     """Load an encoder from any of the four kinds of spec.
 
-    ``device``: ``auto`` takes CUDA when there is one. ``precision``: ``auto`` runs the image tower in bf16 on CPUs
-    with bf16 matrix units when the parity gate holds, else fp32; the text tower is fp32 on CPUs. On CUDA ``auto``
-    and ``bf16`` convert the image tower. Raises the errors of ``sightline.encoder.checkpoint.load_checkpoint``.
+    ``device``: ``auto`` takes CUDA when there is one. ``precision``: ``auto`` runs a tower in bf16 on GPUs and on CPUs
+    with bf16 matrix units when its parity gate holds, else in fp32; ``bf16`` does so on any device and insists on at
+    least one. Raises the errors of ``sightline.encoder.checkpoint.load_checkpoint``.
     """
     checkpoint = load_checkpoint(parse_spec(spec), accept_licence=accept_licence)
     return wrap_checkpoint(checkpoint, device=device, precision=precision)
@@ -46,7 +48,7 @@ def load_encoder(
 def wrap_checkpoint(checkpoint: Checkpoint, *, device: str = "auto", precision: Precision = "auto") -> Encoder:
     """Give a checkpoint its identity and put it on a device."""
     chosen = choose_device(device)
-    name, tower = _image_tower(checkpoint, chosen, precision)
+    name, image_tower, words_tower = _towers(checkpoint, chosen, precision)
     identity = EncoderIdentity(
         name=checkpoint.name,
         fingerprint=fingerprint(checkpoint),
@@ -59,7 +61,7 @@ def wrap_checkpoint(checkpoint: Checkpoint, *, device: str = "auto", precision: 
         precision=name,
     )
     checkpoint.model.to(chosen)
-    return Encoder(identity, checkpoint, tower.to(chosen), chosen)
+    return Encoder(identity, checkpoint, image_tower.to(chosen), words_tower.to(chosen), chosen)
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -81,20 +83,39 @@ def score_scale(model: nn.Module) -> ScoreScale:
     return ScoreScale(kind="sigmoid", scale=scale, bias=float(bias.detach().mean()))
 
 
-def _image_tower(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> tuple[str, nn.Module]:
-    tower: nn.Module = checkpoint.model.visual  # type: ignore[assignment]
-    if precision == "fp32":
-        return "fp32", tower
-    if precision == "auto" and device.type == "cpu" and not has_bf16_matrix_units():
-        return "fp32", tower
-    low = bf16_copy(tower, checkpoint.pixels.height_px, checkpoint.pixels.width_px)
-    if low is not None:
-        return "bf16 image tower", low
-    if precision == "bf16":
+def _towers(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> tuple[str, nn.Module, nn.Module]:
+    """The name of the arithmetic, the image tower and the text tower, made for this device."""
+    on_cpu = device.type == "cpu"
+    image: nn.Module = checkpoint.model.visual  # type: ignore[assignment]
+    text = text_tower(checkpoint.model)
+    if on_cpu:
+        text = with_quick_attention(text)
+    if precision == "fp32" or (precision == "auto" and on_cpu and not has_bf16_matrix_units()):
+        return "fp32", image, text
+    low = {
+        "image": bf16_copy(image, probe_images(checkpoint.pixels.height_px, checkpoint.pixels.width_px)),
+        "text": _bf16_text(checkpoint, text),
+    }
+    made = {kind: tower for kind, tower in low.items() if tower is not None}
+    if precision == "bf16" and not made:
         raise EncoderUnsuitable(
             f"{checkpoint.name} is too small for bf16 or misses its parity gate; run it in fp32 (the default)."
         )
-    return "fp32", tower
+    for kind, tower in made.items():
+        if on_cpu:
+            made[kind] = with_quick_attention(tower)
+            pack_weights(made[kind])
+    name = "fp32" if not made else "bf16" if len(made) == len(low) else f"bf16 {min(made)} tower"
+    return name, made.get("image", image), made.get("text", text)
+
+
+def _bf16_text(checkpoint: Checkpoint, text: nn.Module) -> nn.Module | None:
+    if isinstance(text, WholeTextTower) and not text.separate:
+        return None  # the image tower would be copied with it
+    vocabulary_size = checkpoint.model_cfg["text_cfg"].get("vocab_size")
+    if vocabulary_size is None:
+        return None
+    return bf16_copy(text, probe_tokens(checkpoint.texts.context_length, vocabulary_size))
 
 
 def choose_device(device: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from sightline.bundle import ScoreScale
 from sightline.encoder.checkpoint import Checkpoint, Tokenizer, load_tokenizer
-from sightline.encoder.text_tower import encode_tokens, groups_by_length, trimmable
+from sightline.encoder.text_tower import CausalTextTower, groups_by_length
 from sightline.errors import EncodingFailed
 from sightline.images import Pixels, PixelSpec, to_pixels
 from sightline.texts import TextSpec
@@ -41,19 +42,25 @@ class EncoderIdentity:
 
 
 class Encoder:
-    """An encoder on one device. Not thread-safe: one thread owns it (``tokenize`` and ``preprocess`` excepted, which
-    are safe for one thread each). A vector does not depend on its batch mates beyond rounding (1e-5 in fp32)."""
+    """An encoder on one device, thread-safe. A vector does not depend on its batch mates beyond rounding (1e-5 in
+    fp32)."""
 
     def __init__(
-        self, identity: EncoderIdentity, checkpoint: Checkpoint, image_tower: nn.Module, device: torch.device
+        self,
+        identity: EncoderIdentity,
+        checkpoint: Checkpoint,
+        image_tower: nn.Module,
+        text_tower: nn.Module,
+        device: torch.device,
     ) -> None:
         self.identity = identity
         self.device = device
         self._checkpoint = checkpoint
-        self._model = checkpoint.model
         self._image_tower = image_tower
-        self._image_dtype = torch.bfloat16 if "bf16" in identity.precision else torch.float32
+        self._image_dtype = next(image_tower.parameters()).dtype
+        self._text_tower = text_tower
         self._tokenizer: Tokenizer | None = None
+        self._tokenizing = threading.Lock()
         spec = identity.pixels
         self._mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1)
@@ -80,12 +87,13 @@ class Encoder:
 
         The first call loads the tokenizer; raises HubUnreachable when that needs a network and there is none.
         """
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._checkpoint)
-        cache = getattr(self._tokenizer, "cache", None)
-        if isinstance(cache, dict) and len(cache) > _MAX_CACHED_WORDS:
-            cache.clear()  # open_clip remembers every word for ever
-        return np.asarray(self._tokenizer(list(texts)), dtype=np.int64)  # [B, L]
+        with self._tokenizing:
+            if self._tokenizer is None:
+                self._tokenizer = load_tokenizer(self._checkpoint)
+            cache = getattr(self._tokenizer, "cache", None)
+            if isinstance(cache, dict) and len(cache) > _MAX_CACHED_WORDS:
+                cache.clear()  # open_clip remembers every word for ever
+            return np.asarray(self._tokenizer(list(texts)), dtype=np.int64)  # [B, L]
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Pixels) -> Vectors:
@@ -99,10 +107,10 @@ class Encoder:
     def encode_tokens(self, tokens: Tokens) -> Vectors:
         """int64 ``[B, L]`` → float32 ``[B, D]``, of length 1. Raises EncodingFailed (values not finite)."""
         batch = torch.from_numpy(np.ascontiguousarray(tokens)).to(self.device)  # [B, L]
-        if not trimmable(self._model) or len(batch) <= _TEXT_GROUP_SIZE:
-            return self._unit(encode_tokens(self._model, batch))
+        if not isinstance(self._text_tower, CausalTextTower) or len(batch) <= _TEXT_GROUP_SIZE:
+            return self._unit(self._text_tower(batch))
         groups = groups_by_length(batch.argmax(dim=-1), group_size=_TEXT_GROUP_SIZE)
-        features = torch.cat([encode_tokens(self._model, batch[rows]) for rows in groups])  # [B, D], sorted
+        features = torch.cat([self._text_tower(batch[rows]) for rows in groups])  # [B, D], sorted
         return self._unit(features[torch.argsort(torch.cat(groups))])
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:

@@ -10,8 +10,58 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from open_clip import CustomTextCLIP
 from open_clip.transformer import text_global_pool
 from torch import nn
+
+
+class CausalTextTower(nn.Module):
+    """The trimmable text tower of an open_clip model, sharing its modules; equal to ``model.encode_text``."""
+
+    attn_mask: torch.Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        tower: Any = getattr(model, "text", model)
+        self.token_embedding = tower.token_embedding
+        self.positional_embedding = tower.positional_embedding
+        self.transformer = tower.transformer
+        self.ln_final = tower.ln_final
+        self.text_projection = tower.text_projection
+        self.register_buffer("attn_mask", tower.attn_mask, persistent=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids int64 ``[B, L]`` → features ``[B, D]`` before normalisation; ``L`` may be less than the context."""
+        length = int(tokens.argmax(dim=-1).max()) + 1
+        tokens = tokens[:, :length]  # [B, longest]
+        x = self.token_embedding(tokens) + self.positional_embedding[:length]  # [B, longest, width]
+        x = self.transformer(x, attn_mask=self.attn_mask[:length, :length])
+        x = text_global_pool(self.ln_final(x), tokens, "argmax")  # [B, width]
+        projection = self.text_projection
+        if projection is None:
+            return x  # type: ignore[no-any-return]
+        return projection(x) if callable(projection) else x @ projection  # type: ignore[no-any-return]
+
+
+class WholeTextTower(nn.Module):
+    """Any other text tower of an open_clip model, run on the whole context.
+
+    ``separate``: the text tower is a module of its own, so that it can be copied without the image tower.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.separate = isinstance(model, CustomTextCLIP)
+        self.model: Any = model.text if self.separate else model
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids int64 ``[B, context]`` → features ``[B, D]`` before normalisation."""
+        return self.model(tokens) if self.separate else self.model.encode_text(tokens)  # type: ignore[no-any-return]
+
+
+def text_tower(model: nn.Module) -> CausalTextTower | WholeTextTower:
+    """The text tower of an open_clip model as a module of its own; it shares the model's weights."""
+    return CausalTextTower(model) if trimmable(model) else WholeTextTower(model)
 
 
 def trimmable(model: nn.Module) -> bool:
@@ -27,24 +77,8 @@ def trimmable(model: nn.Module) -> bool:
 
 
 def encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Text features before normalisation: token ids int64 ``[B, L]`` → ``[B, D]``; differentiable.
-
-    Equal to ``model.encode_text(tokens)``; ``L`` may be shorter than the context for a trimmable model.
-    """
-    if not trimmable(model):
-        return model.encode_text(tokens)  # type: ignore[operator,no-any-return]
-    tower: Any = getattr(model, "text", model)
-    length = int(tokens.argmax(dim=-1).max()) + 1
-    tokens = tokens[:, :length]  # [B, longest]
-    cast_dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(tokens).to(cast_dtype)  # [B, longest, width]
-    x = x + tower.positional_embedding[:length].to(cast_dtype)
-    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-    x = text_global_pool(tower.ln_final(x), tokens, "argmax")  # [B, width]
-    projection = tower.text_projection
-    if projection is None:
-        return x  # type: ignore[no-any-return]
-    return projection(x) if isinstance(projection, nn.Linear) else x @ projection  # type: ignore[no-any-return]
+    """Text features before normalisation: token ids int64 ``[B, L]`` → ``[B, D]``; differentiable."""
+    return text_tower(model)(tokens)  # type: ignore[no-any-return]
 
 
 def groups_by_length(lengths: torch.Tensor, *, group_size: int) -> list[torch.Tensor]:

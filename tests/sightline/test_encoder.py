@@ -14,7 +14,7 @@ from sightline.bundle import MANIFEST_NAME, WEIGHTS_NAME, read_manifest, verify_
 from sightline.encoder import Encoder, load_encoder, write_bundle
 from sightline.encoder.checkpoint import load_checkpoint
 from sightline.encoder.load import wrap_checkpoint
-from sightline.encoder.precision import bf16_copy, has_bf16_matrix_units
+from sightline.encoder.precision import bf16_copy, has_bf16_matrix_units, probe_images
 from sightline.encoder.spec import parse_spec
 from sightline.encoder.text_tower import encode_tokens, trimmable
 from sightline.errors import (
@@ -185,7 +185,7 @@ def test_values_that_are_not_numbers_are_an_error() -> None:
 
 def test_bf16_needs_size_and_parity(tmp_path: Path) -> None:
     small: torch.nn.Module = tiny_checkpoint().model.visual  # type: ignore[assignment]
-    assert bf16_copy(small, 32, 32) is None
+    assert bf16_copy(small, probe_images(32, 32)) is None
     with pytest.raises(EncoderUnsuitable, match="bf16"):
         wrap_checkpoint(tiny_checkpoint(), device="cpu", precision="bf16")
 
@@ -199,7 +199,7 @@ def test_bf16_needs_size_and_parity(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.sin(x.flatten(1)[:, :64] * 1e4 * self.weight[:64])
 
-    assert bf16_copy(Chaotic(), 32, 32) is None
+    assert bf16_copy(Chaotic(), probe_images(32, 32)) is None
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags : fpu amx_bf16")
     assert has_bf16_matrix_units(cpuinfo)
