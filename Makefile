@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FAISS ?= cpu
 
-.PHONY: help demo test check format test-slow test-fault test-gpu test-realdata clean
+.PHONY: help demo test check format test-slow test-fault test-gpu test-realdata bench-serving bench-gpu clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,12 @@ test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
 
 test-realdata: $(VENV)/.dev  ## tests on real photos; set SIGHTLINE_TEST_DATA to their folder
 	$(BIN)/python -m pytest -m realdata
+
+bench-serving: $(VENV)/.dev  ## service against Infinity and the machine's ceilings; about half an hour (BENCH=--quick)
+	$(BIN)/python -m benchmarks.serving --out build/bench-serving $(BENCH)
+
+bench-gpu: $(VENV)/.dev  ## the same on a GPU, ViT-B/32 and ViT-L/14
+	$(BIN)/python -m benchmarks.serving --out build/bench-gpu --device cuda --model ViT-B-32 --model ViT-L-14 --clients 192 $(BENCH)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

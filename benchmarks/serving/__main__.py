@@ -1,6 +1,7 @@
 """``python -m benchmarks.serving --out DIR``: Sightline, Infinity and the machine's ceilings in one interleaved run.
 
-Writes ``serving.json`` and ``serving.md``, prints the bars, exits 1 when one is missed. ``--quick`` proves the path.
+Writes ``serving.json`` and ``serving.md`` and prints them. Exit codes: 0 every bar is met (or ``--quick``, which only
+proves the path), 1 a bar is missed, 2 there is no GPU, 3 something could not be started.
 """
 
 from __future__ import annotations
@@ -17,20 +18,29 @@ import torch
 from benchmarks.machine import describe_machine
 from benchmarks.serving.bars import Bar
 from benchmarks.serving.clip_folder import write_clip_folder
+from benchmarks.serving.generator import GeneratorFailed
 from benchmarks.serving.infinity import ensure_environment
 from benchmarks.serving.pictures import NUM_PICTURES, open_pool, write_source
 from benchmarks.serving.report import OURS, OURS_INT8, PEER, cpu_bars, gpu_bars, page
 from benchmarks.serving.run import Schedule, run
-from benchmarks.serving.servers import build_collection
+from benchmarks.serving.servers import ServerFailed, build_collection
 from benchmarks.serving.variants import Variant
 from sightline.encoder import load_encoder
 
 DEFAULT_MODEL = "ViT-B-32"
-MISSED, NO_GPU = 1, 2
+MISSED, NO_GPU, FAILED = 1, 2, 3
 
 
 def main() -> int:
     options = _parser().parse_args()
+    try:
+        return _benchmark(options)
+    except (ServerFailed, GeneratorFailed) as error:
+        print(error, file=sys.stderr)
+        return FAILED
+
+
+def _benchmark(options: argparse.Namespace) -> int:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         print("This machine has no GPU that torch can use; run it where there is one, or with --device cpu.")
         return NO_GPU
@@ -52,7 +62,7 @@ def main() -> int:
     for model in options.model or [DEFAULT_MODEL]:
         variants = _variants(model, options, out)
         results = run(variants, schedule, out / f"pool-{num_pictures}", out / "logs", _say)
-        bars = gpu_bars(results, model) if schedule.device == "cuda" else cpu_bars(results)
+        bars = gpu_bars(results, model) if (options.bars or schedule.device) in ("gpu", "cuda") else cpu_bars(results)
         pages.append(page(results, bars, variants, f"{model}, {schedule.clients} clients", described))
         raw["models"][model] = {**results.as_json(), "bars": [bar.as_json() for bar in bars]}
         all_bars += bars
@@ -66,10 +76,13 @@ def main() -> int:
 def _variants(model: str, options: argparse.Namespace, out: Path) -> list[Variant]:
     """Competitors in the order in which they take turns, with what they serve made ready."""
     spec = f"{model}:random"
-    found = [Variant(OURS, "sightline", _collection(spec, model, options, out), options.precision, spec)]
+    settings = tuple((name, value) for name, _, value in (pair.partition("=") for pair in options.set))
+    collection = _collection(spec, model, options, out)
+    found = [Variant(OURS, "sightline", collection, options.precision, spec, settings=settings)]
     if options.int8_bundle is not None:
         bundle = str(options.int8_bundle)
-        found.append(Variant(OURS_INT8, "sightline", _collection(bundle, "int8", options, out), "auto", bundle))
+        collection = _collection(bundle, "int8", options, out)
+        found.append(Variant(OURS_INT8, "sightline", collection, "auto", bundle, settings=settings))
     if not options.no_infinity:
         environment: Path = options.infinity_env or out / "infinity-env"
         ensure_environment(environment)
@@ -109,9 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=15.0, help="of each load, after 4 s of warm-up")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--bars", choices=("cpu", "gpu"), help="whose targets to judge by [by the device]")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--model", action="append", help="architecture, may be given again [ViT-B-32]")
     parser.add_argument("--int8-bundle", type=Path, help="bundle of the int8 engine")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of Sightline, as its own --set"
+    )
     parser.add_argument("--no-infinity", action="store_true", help="leave the peer out")
     parser.add_argument("--infinity-env", type=Path, help="virtual environment with infinity_emb; made when missing")
     parser.add_argument("--infinity-bf16", action="store_true", help="measure Infinity's bf16 option too")

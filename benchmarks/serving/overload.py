@@ -2,7 +2,8 @@
 
 Capacity is what a closed loop reaches, taken before and after; then an open loop at 80 % of it for the tail that users
 see, then ten times as much. With ``--corrupt 0.01`` instead: the same load with and without damaged pictures, in turns.
-Writes ``overload.json`` (or ``corrupt.json``) and a Markdown page beside it; exits 1 when a bar is missed.
+Writes ``overload.json`` (or ``corrupt.json``) and a Markdown page beside it; exits 1 when a bar is missed,
+3 when something could not be started.
 """
 
 from __future__ import annotations
@@ -17,16 +18,24 @@ from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.serving.bars import Bar, Spread, ratios, spread, table
-from benchmarks.serving.generator import generate
+from benchmarks.serving.generator import GeneratorFailed, generate
 from benchmarks.serving.pictures import NUM_PICTURES, open_pool, write_source
 from benchmarks.serving.requests import SHAPES
-from benchmarks.serving.servers import Server, build_collection, sightline_server
+from benchmarks.serving.servers import Server, ServerFailed, build_collection, sightline_server
 
 MIB = 2**20
 
 
 def main() -> int:
     options = _parser().parse_args()
+    try:
+        return _benchmark(options)
+    except (ServerFailed, GeneratorFailed) as error:
+        print(error, file=sys.stderr)
+        return 3
+
+
+def _benchmark(options: argparse.Namespace) -> int:
     out: Path = options.out
     (out / "logs").mkdir(parents=True, exist_ok=True)
     data = os.environ.get("SIGHTLINE_TEST_DATA")

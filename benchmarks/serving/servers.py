@@ -18,7 +18,7 @@ from pathlib import Path
 
 from service.settings import Settings
 
-START_TIMEOUT_SECONDS = 300.0
+START_TIMEOUT_SECONDS = 240.0
 _STOP_TIMEOUT_SECONDS = 30.0
 _WITHOUT_CACHE = {"cache_bytes": "0"}
 """Settings that keep the service from answering out of its memory; those that this version lacks are left out."""
