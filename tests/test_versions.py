@@ -53,7 +53,7 @@ def test_constraints_pin_everything_and_hold_no_addresses() -> None:
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for line in project["dependencies"] + extras["cpu"] + extras["gpu"] + extras["dev"]:
+    for line in project["dependencies"] + extras["cpu"] + extras["gpu"] + extras["otel"] + extras["dev"]:
         assert Requirement(line).name.lower().replace("_", "-") in pinned, line
 
 

@@ -32,6 +32,9 @@ def test_config_shows_values_and_origins(capsys: pytest.CaptureFixture[str], mon
     [
         (["serve"], "No collection is named"),
         (["serve", "--port", "99999"], "port"),
+        (["serve", "--collection", "/nowhere", "--set", "api_keys_file=/nowhere/keys"], "cannot be read"),
+        (["serve", "--collection", "/nowhere", "--set", "cors_origins=*"], "list whole origins"),
+        (["serve", "--collection", "/nowhere", "--set", "max_connections=10"], "max_inflight_requests"),
         (["serve", "--set", "nonsense"], "NAME=VALUE"),
         (["config", "--set", "max_batch_text=3"], "did you mean max_batch_texts"),
         (["config", "--settings", "/nowhere/s.toml"], "cannot be read"),
@@ -40,13 +43,24 @@ def test_config_shows_values_and_origins(capsys: pytest.CaptureFixture[str], mon
 def test_wrong_settings_are_one_line_and_exit_78(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """R19."""
     code, _, err = run(arguments, capsys)
     assert code == 78
     assert said in err
     assert "Traceback" not in err
 
 
-def test_listening_to_others_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, err = run(["serve", "--host", "0.0.0.0", "--collection", "/nowhere", "--port", "0"], capsys)
-    assert "warning: listening on 0.0.0.0" in err
+def test_listening_to_others_without_keys_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["serve", "--host", "0.0.0.0", "--collection", "/nowhere", "--port", "0"], capsys)
+    assert code == 78
+    assert "api_keys_file" in err
+    assert "allow_unauthenticated" in err
+
+
+def test_listening_to_others_without_keys_is_warned_of_where_it_is_allowed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    allowed = ["--set", "allow_unauthenticated=true"]
+    _, _, err = run(["serve", "--host", "0.0.0.0", "--collection", "/nowhere", "--port", "0", *allowed], capsys)
+    assert "warning: listening on 0.0.0.0 without keys" in err
     assert "not a collection" in err
