@@ -11,6 +11,7 @@ import numpy as np
 
 from service.snapshot import Snapshot
 from sightline.collection import Item
+from sightline.errors import NotFound
 from sightline.index import Hits
 
 
@@ -47,16 +48,22 @@ def knn_results(snapshot: Snapshot, hits: Hits, *, captions: bool) -> list[dict[
     results = []
     for score, row in _above(hits, None)[0]:
         caption, item_row = snapshot.generation.caption(row) if captions else (None, row)
-        item = snapshot.generation.item(item_row)
-        shape = {
-            "id": item_row,
-            "similarity": score,
-            "url": item.uri,
-            "caption": caption if captions else (item.captions[0] if item.captions else None),
-            "item_id": item.item_id,
-        }
-        results.append({**item.metadata, **shape})
+        known = _knn_metadata(snapshot.generation.item(item_row))
+        own_caption = {"caption": caption} if captions else {}
+        results.append({**known, **own_caption, "id": item_row, "similarity": score})
     return results
+
+
+def row_metadata(snapshot: Snapshot, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Items by their rows, in clip-retrieval's shape. Raises NotFound."""
+    if any(not 0 <= row < snapshot.generation.num_items for row in rows):
+        raise NotFound("There is no row with one of these ids; take ids from POST /knn-service.")
+    return [{"id": row, "metadata": _knn_metadata(snapshot.generation.item(row))} for row in rows]
+
+
+def _knn_metadata(item: Item) -> dict[str, Any]:
+    caption = item.captions[0] if item.captions else None
+    return {**item.metadata, "url": item.uri, "caption": caption, "item_id": item.item_id}
 
 
 def item_details(item: Item) -> dict[str, Any]:

@@ -41,14 +41,15 @@ TAGS = [
 ]
 _BODIES: tuple[type[BaseModel], ...] = (
     schemas.TextToImageBody, schemas.ImageSearchBody, schemas.ZeroShotBody, schemas.EmbeddingsBody,
-    schemas.KnnServiceBody, schemas.ReloadBody, schemas.SearchParameters, schemas.ZeroShotParameters, LabelSetSpec,
+    schemas.KnnServiceBody, schemas.ReloadBody, schemas.MetadataBody, schemas.SearchParameters,
+    schemas.ZeroShotParameters, LabelSetSpec,
 )  # fmt: skip
 _REFERENCE = "#/components/schemas/{model}"
-_TEXT_ERRORS = (problems.BodyMalformed, problems.BodyTooLarge, problems.MediaTypeUnsupported, problems.BodyInvalid)
+BODY_ERRORS = (problems.BodyMalformed, problems.BodyTooLarge, problems.MediaTypeUnsupported, problems.BodyInvalid)
 _ENCODER_ERRORS = (Quarantined, errors.Overloaded, errors.EncodingFailed, errors.NotReady, errors.DeadlineExceeded)
-TEXT_ROUTE = (*_TEXT_ERRORS, *_ENCODER_ERRORS)
+TEXT_ROUTE = (*BODY_ERRORS, *_ENCODER_ERRORS)
 IMAGE_ROUTE = (
-    *_TEXT_ERRORS, errors.ImageCorrupt, errors.ImageTooLarge, errors.ImageFormatError,
+    *BODY_ERRORS, errors.ImageCorrupt, errors.ImageTooLarge, errors.ImageFormatError,
     problems.UrlNotAllowed, problems.UrlFailed, *_ENCODER_ERRORS,
 )  # fmt: skip
 

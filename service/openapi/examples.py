@@ -96,6 +96,8 @@ KNN_SERVICE = {
     "picture": {"image": PIXEL, "modality": "text", "num_images": 10},
 }
 
+METADATA = {"rows": {"ids": [0], "indice_name": "photos"}}
+
 SEARCH_ANSWER: dict[str, Any] = {"results": [_RESULT], **_ENVELOPE}
 ZERO_SHOT_ANSWER: dict[str, Any] = {
     "results": [
@@ -215,6 +217,17 @@ KNN_ANSWER: list[dict[str, Any]] = [
         "caption": "a dog runs along the beach",
         "item_id": "dog-0017",
         "year": 2023,
+    }
+]
+METADATA_ANSWER: list[dict[str, Any]] = [
+    {
+        "id": 17,
+        "metadata": {
+            "url": "beach/dog-0017.jpg",
+            "caption": "a dog runs along the beach",
+            "item_id": "dog-0017",
+            "year": 2023,
+        },
     }
 ]
 

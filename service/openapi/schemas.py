@@ -151,6 +151,13 @@ class KnnServiceBody(Body):
     aesthetic_weight: str | float | None = None
 
 
+class MetadataBody(Body):
+    """clip-retrieval's body for ``POST /metadata``."""
+
+    ids: Annotated[list[int], Field(max_length=MAX_K, description="Rows, as `id` of POST /knn-service gives them.")]
+    indice_name: str | None = None
+
+
 class Envelope(BaseModel):
     """Every answer says what it was computed from."""
 
@@ -375,3 +382,10 @@ class KnnResult(BaseModel):
     url: str
     caption: str | None
     item_id: str
+
+
+class RowMetadata(BaseModel):
+    """clip-retrieval's answer for one row: url, caption, item_id and the item's own metadata."""
+
+    id: int
+    metadata: dict[str, Any]

@@ -1,4 +1,4 @@
-"""``POST /knn-service`` and ``GET /indices-list``: the routes that clip-retrieval's clients use."""
+"""``POST /knn-service``, ``POST /metadata`` and ``GET /indices-list``: the routes that clip-retrieval's clients use."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pydantic import RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.answers import row_metadata
 from service.edge.bodies import read_json
 from service.edge.fetching import ImageAddress
 from service.engine import Engine
 from service.openapi import examples, schemas
-from service.openapi.documentation import IMAGE_ROUTE, answers, json_body
+from service.openapi.documentation import BODY_ERRORS, IMAGE_ROUTE, answers, json_body
 from service.routes import clip_retrieval_dialect as dialect
 from service.routes.replies import context_of, reply
 from sightline.errors import NotFound, QueryError
@@ -19,6 +20,10 @@ from sightline.errors import NotFound, QueryError
 
 class KnnAnswer(RootModel[list[schemas.KnnResult]]):
     """A bare list, best first."""
+
+
+class MetadataAnswer(RootModel[list[schemas.RowMetadata]]):
+    """A bare list, in the order of the ids."""
 
 
 class IndicesAnswer(RootModel[list[str]]):
@@ -57,6 +62,21 @@ def clip_retrieval_router(engine: Engine) -> APIRouter:
         if ignored:
             response.headers[dialect.IGNORED_HEADER] = ignored
         return response
+
+    @router.post(
+        "/metadata", operation_id="knnMetadata", summary="Metadata of rows, in clip-retrieval's dialect",
+        responses=answers(
+            MetadataAnswer, examples.METADATA_ANSWER, (*BODY_ERRORS, QueryError, NotFound)
+        ),
+        openapi_extra=json_body(schemas.MetadataBody, **examples.METADATA),
+    )  # fmt: skip
+    async def metadata(request: Request) -> Response:
+        """What the collection knows of the rows that `POST /knn-service` named by `id`, in the order asked for."""
+        body = await read_json(request, schemas.MetadataBody, engine.offload)
+        snapshot = engine.snapshot
+        dialect.check_index(body.indice_name, snapshot.generation.name)
+        found = await engine.offload(row_metadata, snapshot, body.ids)
+        return await reply(engine, found, len(found), context_of(request))
 
     @router.get(
         "/indices-list", operation_id="listIndices", summary="Names, in clip-retrieval's dialect",

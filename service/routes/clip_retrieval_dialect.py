@@ -17,7 +17,7 @@ from sightline.errors import NotFound, QueryError
 
 IGNORED_HEADER = "Sightline-Ignored"
 _IGNORED = (
-    "num_result_ids", "use_mclip", "deduplicate", "use_safety_model", "use_violence_detector", "aesthetic_score",
+    "use_mclip", "deduplicate", "use_safety_model", "use_violence_detector", "aesthetic_score",
     "aesthetic_weight",
 )  # fmt: skip
 
@@ -29,8 +29,7 @@ def question_of(
 
     Raises QueryError, NotFound (another index), BodyMalformed or ImageTooLarge.
     """
-    if body.indice_name not in (None, "", collection):
-        raise NotFound("There is no index of this name here; GET /indices-list names the one there is.")
+    check_index(body.indice_name, collection)
     given = [one for one in (body.text, body.image, body.image_url, body.embedding_input) if one]
     if len(given) != 1:
         raise QueryError("Give exactly one of text, image, image_url and embedding_input to search with.")
@@ -43,9 +42,21 @@ def question_of(
     return body.text
 
 
+def check_index(name: str | None, collection: str) -> None:
+    """Raise NotFound when another index than the served collection is named; no name means the one there is."""
+    if name not in (None, "", collection):
+        raise NotFound("There is no index of this name here; GET /indices-list names the one there is.")
+
+
 def ignored_options(body: KnnServiceBody) -> str:
-    """The names of options that were given, switched on, and have no effect; comma-separated."""
-    return ", ".join(name for name in _IGNORED if getattr(body, name) not in (None, False, ""))
+    """The names of options that were given, switched on, and have no effect; comma-separated.
+
+    ``num_result_ids`` asks for ids beyond ``num_images``; its Python client always sends the same number for both.
+    """
+    names = [name for name in _IGNORED if getattr(body, name) not in (None, False, "")]
+    if body.num_result_ids is not None and body.num_result_ids > body.num_images:
+        names.insert(0, "num_result_ids")
+    return ", ".join(names)
 
 
 def _unit(values: list[float], dim: int) -> npt.NDArray[np.float32]:

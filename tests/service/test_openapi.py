@@ -57,6 +57,7 @@ def test_operation_ids_are_stable(document: dict[str, Any]) -> None:
         "get /v1/collections": "listCollections",
         "get /v1/limits": "getLimits",
         "post /knn-service": "knnService",
+        "post /metadata": "knnMetadata",
         "get /indices-list": "listIndices",
         "post /v1/admin/reload": "reloadGeneration",
         "post /v1/admin/rollback": "rollbackGeneration",
@@ -104,6 +105,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "EmbeddingsBody": schemas.EmbeddingsBody,
     "KnnServiceBody": schemas.KnnServiceBody,
     "ReloadBody": schemas.ReloadBody,
+    "MetadataBody": schemas.MetadataBody,
     "LabelSetSpec": LabelSetSpec,
 }
 
@@ -131,6 +133,8 @@ def test_every_example_is_answered(service: Service) -> None:
         assert service.post("/v1/embeddings", json=body).status_code == 200
     for body in examples.KNN_SERVICE.values():
         assert service.post("/knn-service", json=body).status_code == 200
+    for body in examples.METADATA.values():
+        assert service.post("/metadata", json=body).status_code == 200
 
 
 def test_every_answer_example_validates_against_its_schema(document: dict[str, Any]) -> None:
@@ -154,6 +158,7 @@ def test_every_answer_example_validates_against_its_schema(document: dict[str, A
                 "/v1/items/{item_id}/thumbnail",
                 "/metrics",
                 "/knn-service",
+                "/metadata",
                 "/indices-list",
             )
     assert seen == set(answers)
