@@ -1,4 +1,4 @@
-"""B22 through the routes: pictures by address are refused by default, and answered like others where they are allowed."""
+"""B22 through the routes: pictures by address are refused by default, and answered like others where allowed."""
 
 from __future__ import annotations
 

@@ -131,7 +131,8 @@ def test_plain_http_is_refused_unless_it_is_allowed() -> None:
 
 def test_nothing_is_sent_when_one_of_several_addresses_is_refused() -> None:
     names = Names([PUBLIC])
-    inputs = ["a text", ImageAddress(f"https://{HOST}/a"), ImageAddress("https://127.0.0.1/")]
+    inputs: list[str | bytes | ImageAddress] = ["a text"]
+    inputs += [ImageAddress(f"https://{HOST}/a"), ImageAddress("https://127.0.0.1/")]
     with pytest.raises(UrlNotAllowed) as refused:
         asyncio.run(fetcher(names=names).fill_in(inputs, context()))
     assert refused.value.details == {"input": 2}
@@ -180,8 +181,8 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 def test_the_certificate_must_be_the_names(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-days", "2", "-keyout", str(key), "-out", str(certificate), "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"],
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", key, "-out", certificate, "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"],
         check=True, capture_output=True,
     )  # fmt: skip
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
