@@ -88,10 +88,7 @@ def _variants(model: str, options: argparse.Namespace, out: Path) -> list[Varian
         ensure_environment(environment)
         folder = out / f"{model}-clip"
         if not (folder / "tokenizer_config.json").is_file():
-            encoder = load_encoder(spec, device="cpu", precision="fp32")
-            write_clip_folder(
-                folder, model, encoder.checkpoint.model, encoder.identity.pixels, encoder.identity.score_scale
-            )
+            write_clip_folder(folder, load_encoder(spec, device="cpu", precision="fp32").checkpoint)
         found.append(Variant(PEER, "infinity", folder, "auto", environment=environment))
         if options.infinity_bf16:
             found.append(Variant(f"{PEER} bf16", "infinity", folder, "bfloat16", environment=environment))

@@ -11,13 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from open_clip.tokenizer import bytes_to_unicode, default_bpe
 from safetensors.torch import save_file
-from torch import nn
 
-from sightline.bundle import ScoreScale
+from sightline.encoder.checkpoint import Checkpoint
 from sightline.images import PixelSpec
 
 _NUM_MERGES = 49152 - 256 - 2
@@ -30,17 +28,17 @@ _BLOCK_NAMES = {
 Weights = dict[str, torch.Tensor]
 
 
-def write_clip_folder(folder: Path, model_name: str, model: nn.Module, pixels: PixelSpec, scale: ScoreScale) -> None:
+def write_clip_folder(folder: Path, checkpoint: Checkpoint) -> None:
     """Write weights, configuration, tokenizer and preprocessing. Raises ValueError for a tower that is no plain ViT."""
-    config = open_clip.get_model_config(model_name)
-    if config is None or "timm_model_name" in config["vision_cfg"] or "hf_model_name" in config["text_cfg"]:
-        raise ValueError(f"{model_name} is not a CLIP with open_clip's own towers; take ViT-B-32 or ViT-L-14.")
+    config, model = checkpoint.model_cfg, checkpoint.model
+    if "timm_model_name" in config["vision_cfg"] or "hf_tokenizer_name" in config["text_cfg"]:
+        raise ValueError(f"{checkpoint.name} is not a CLIP with open_clip's own towers; take ViT-B-32 or ViT-L-14.")
     folder.mkdir(parents=True, exist_ok=True)
     state: Weights = {name: tensor.detach().cpu().float() for name, tensor in model.state_dict().items()}
     weights = {name: tensor.contiguous() for name, tensor in _renamed(state).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", _config(config, state, scale))
-    _write_json(folder / "preprocessor_config.json", _preprocessing(pixels))
+    _write_json(folder / "config.json", _config(config, state))
+    _write_json(folder / "preprocessor_config.json", _preprocessing(checkpoint.pixels))
     _write_tokenizer(folder, config["text_cfg"].get("context_length", 77))
 
 
@@ -84,7 +82,7 @@ def _num_layers(state: Weights, blocks: str) -> int:
     return len({name[len(blocks) + 1 :].split(".")[0] for name in state if name.startswith(blocks + ".")})
 
 
-def _config(config: dict[str, Any], state: Weights, scale: ScoreScale) -> dict[str, Any]:
+def _config(config: dict[str, Any], state: Weights) -> dict[str, Any]:
     activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
     vision, text = config["vision_cfg"], config["text_cfg"]
     width, text_width = state["visual.conv1.weight"].shape[0], state["token_embedding.weight"].shape[1]
@@ -92,7 +90,7 @@ def _config(config: dict[str, Any], state: Weights, scale: ScoreScale) -> dict[s
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": config["embed_dim"],
-        "logit_scale_init_value": float(torch.tensor(scale.scale).log()),
+        "logit_scale_init_value": float(state["logit_scale"]),
         "torch_dtype": "float32",
         "vision_config": {
             "model_type": "clip_vision_model", "hidden_size": width,
