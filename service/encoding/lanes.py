@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sightline.errors import EncodingFailed
+from sightline.errors import EncodingFailed, NotReady
 
 Vectors = npt.NDArray[np.float32]
 
@@ -27,6 +27,10 @@ _CLEAN_BATCHES_TO_GROW = 64
 
 class ItemFailed(EncodingFailed):
     """The encoder failed on this item alone, and not for lack of memory: it would fail on it again."""
+
+
+class WorkerDied(NotReady):
+    """The encoder's thread died or hung over the batch that this item was in; one item of it may be why."""
 
 
 class Modality(StrEnum):

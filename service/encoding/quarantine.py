@@ -34,6 +34,7 @@ class Quarantine:
         self._clock = clock
         self._until: OrderedDict[bytes, float] = OrderedDict()  # all wait equally long: the oldest end first
         self._row: set[bytes] = set()
+        self._suspects: OrderedDict[bytes, None] = OrderedDict()
         metrics.quarantined_inputs.set_function(self._num_entries)
 
     def refusal(self, key: bytes) -> Quarantined | None:
@@ -61,9 +62,23 @@ class Quarantine:
         while len(self._until) > _MAX_ENTRIES:
             self._until.popitem(last=False)
 
-    def note_success(self) -> None:
-        """The encoder works."""
+    def note_death(self, key: bytes) -> None:
+        """The encoder's thread died or hung over a batch with this content; the second time it is taken for the cause.
+
+        The batch had other items, which a thread that is gone cannot tell apart. They come to this only when they are
+        sent again and meet the cause in a batch again.
+        """
+        if key in self._suspects:
+            self.note_failure(key)
+            return
+        self._suspects[key] = None
+        if len(self._suspects) > _MAX_ENTRIES:
+            self._suspects.popitem(last=False)
+
+    def note_success(self, key: bytes) -> None:
+        """The encoder works, on this content too."""
         self._row.clear()
+        self._suspects.pop(key, None)
 
     def _forget_old(self) -> None:
         now = self._clock()

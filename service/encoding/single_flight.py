@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import numpy as np
 
 from service.context import RequestContext, deadline_exceeded, naming_input
-from service.encoding.lanes import ItemFailed, Lane, Vectors
+from service.encoding.lanes import ItemFailed, Lane, Vectors, WorkerDied
 from service.encoding.quarantine import Quarantine
 from service.encoding.vector_cache import VectorCache
 from service.metrics import Metrics
@@ -151,11 +151,13 @@ class SingleFlight:
 
     def _note(self, key: bytes, outcome: Outcome, *, remember: bool) -> None:
         if not isinstance(outcome, SightlineError):
-            self._quarantine.note_success()
+            self._quarantine.note_success(key)
             if remember:
                 self._cache.put(key, outcome)
         elif isinstance(outcome, ItemFailed):
             self._quarantine.note_failure(key)
+        elif isinstance(outcome, WorkerDied):
+            self._quarantine.note_death(key)
 
     def _count(
         self,

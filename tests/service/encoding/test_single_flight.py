@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.context import RequestContext
-from service.encoding.lanes import ItemFailed, Lane
+from service.encoding.lanes import ItemFailed, Lane, WorkerDied
 from service.encoding.quarantine import Quarantine, Quarantined
 from service.encoding.single_flight import Input, Outcome, SingleFlight
 from service.encoding.vector_cache import ContentKeys, VectorCache
@@ -261,6 +261,19 @@ def test_content_that_failed_alone_is_refused_before_it_is_worked_on() -> None:
         world.failing.clear()
         np.testing.assert_array_equal(await world.ask([b"large"]), [vector_of(b"large")])
         assert world.flight.num_flights == 0
+
+    asyncio.run(play())
+
+
+def test_content_that_kills_the_encoders_thread_is_refused_the_third_time() -> None:
+    """R16: whoever followed leads and learns the same; the cause is not let in for ever."""
+
+    async def play() -> None:
+        world = World()
+        world.failing = {"killer": WorkerDied("Died; try again.")}
+        met = await asyncio.gather(*(world.ask(["killer"]) for _ in range(3)), return_exceptions=True)
+        assert [type(one) for one in met] == [WorkerDied, WorkerDied, Quarantined]
+        assert world.encoded == ["killer", "killer"]
 
     asyncio.run(play())
 
