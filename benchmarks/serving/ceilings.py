@@ -37,7 +37,7 @@ def measure(encoder: Encoder, pool: Pool, seconds: float, cores: int) -> dict[st
 
     decoded = np.stack([pixels_of(data) for data in pool.pictures[:64]])  # [64, H, W, 3]
     kind = "cuda" if encoder.device.type == "cuda" else "cpu"
-    images = {size: _images_per_second(encoder, decoded, size, seconds) for size in IMAGE_BATCHES[kind]}
+    images = _by_batch(encoder, decoded, IMAGE_BATCHES[kind], seconds)
     texts = {size: _texts_per_second(encoder, pool, size, seconds) for size in TEXT_BATCHES}
     decode_rate = _decodes_per_second(pixels_of, pool, seconds, cores)
     encode_rate = max(images.values())
@@ -87,6 +87,16 @@ def _decodes_per_second(pixels_of: Callable[[bytes], Pixels], pool: Pool, second
         return num / (time.perf_counter() - started)
 
 
+def _by_batch(encoder: Encoder, decoded: Pixels, sizes: tuple[int, ...], seconds: float) -> dict[int, float]:
+    """Images a second by batch size; larger ones are left out once a batch takes longer than ``seconds``."""
+    rates: dict[int, float] = {}
+    for size in sizes:
+        rates[size] = _images_per_second(encoder, decoded, size, seconds)
+        if size / rates[size] > seconds:
+            break
+    return rates
+
+
 def _images_per_second(encoder: Encoder, decoded: Pixels, size: int, seconds: float) -> float:
     batch = np.resize(decoded, (size, *decoded.shape[1:]))  # [B, H, W, 3]
     return size / _median_seconds(lambda: encoder.encode_pixels(batch), seconds)
@@ -125,7 +135,7 @@ def _times(run: Callable[[], object], seconds: float) -> list[float]:
     run()
     times: list[float] = []
     deadline = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < deadline:
+    while not times or time.perf_counter() < deadline:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
