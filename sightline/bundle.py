@@ -41,6 +41,17 @@ class ScoreScale(_Strict):
     bias: float
 
 
+class ImageEngine(_Strict):
+    """An image tower other than the weights, and how near its vectors were to theirs on held-out pictures."""
+
+    kind: Literal["openvino-int8"]
+    file: str
+    num_calibration: int
+    num_held_out: int
+    mean_cosine: float
+    min_cosine: float
+
+
 class BundleManifest(_Strict):
     """``sightline.json``. ``fingerprint`` names the function (weights, architecture, preprocessing, text handling):
     two encoders with the same fingerprint give the same vectors up to rounding, whatever file they came from."""
@@ -53,6 +64,7 @@ class BundleManifest(_Strict):
     texts: TextSpec
     score_scale: ScoreScale
     licence: str
+    image_engine: ImageEngine | None = None
     provenance: dict[str, Any] = {}
     files: dict[str, FileRecord] = {}
 
@@ -64,6 +76,11 @@ def fingerprint_of(
     parts = {"weights": weights_sha256, "architecture": architecture, "pixels": pixels, "texts": texts}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def engine_fingerprint(base: str, engine: ImageEngine, engine_sha256: str) -> str:
+    """The fingerprint of an encoder whose image tower is an engine: another one than ``base``, that of its weights."""
+    return hashlib.sha256(f"{base}|{engine.kind}|{engine_sha256}".encode()).hexdigest()
 
 
 def is_bundle(path: Path) -> bool:
@@ -98,5 +115,5 @@ def verify_bundle(path: Path) -> BundleManifest:
 def seal_bundle(directory: Path, manifest: BundleManifest) -> BundleManifest:
     """Record every file of a finished directory in the manifest and write ``sightline.json`` last."""
     sealed = manifest.model_copy(update={"files": record_files(directory, leave_out=MANIFEST_NAME)})
-    (directory / MANIFEST_NAME).write_text(sealed.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (directory / MANIFEST_NAME).write_text(sealed.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
     return sealed

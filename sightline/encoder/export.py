@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from sightline import bundle
 from sightline.encoder.checkpoint import Checkpoint, load_tokenizer
+from sightline.encoder.int8 import quantize_tower
 from sightline.encoder.load import fingerprint, load_encoder, score_scale, wrap_checkpoint
 from sightline.encoder.runtime import Encoder
 from sightline.errors import BundleCorrupt
-from sightline.storage import new_directory
+from sightline.images import Pixels
+from sightline.storage import new_directory, sha256_of
 
 _PROBE_TEXTS = ("a photo of a dog", "two people on a beach at sunset", "RED circle, left of a blue square!")
 _MAX_DIFFERENCE = 1e-6
@@ -59,6 +63,37 @@ def write_bundle(
         reloaded = load_encoder(str(directory), device="cpu", precision="fp32", accept_licence=checkpoint.licence)
         _compare(original, reloaded)
     return manifest
+
+
+def write_int8_bundle(
+    checkpoint: Checkpoint, out: Path, calibration: Pixels, held_out: Pixels, *, min_cosine: float
+) -> bundle.BundleManifest:
+    """Export a checkpoint with its image tower in int8: a bundle with a fingerprint of its own (``encoder.int8``).
+
+    ``calibration`` and ``held_out``: uint8 ``[N, H, W, 3]``, different pictures. open_clip loads the bundle with the
+    original weights. Raises what ``write_bundle`` and ``quantize_tower`` raise.
+    """
+    with new_directory(out) as directory:
+        base = write_bundle(checkpoint, directory / "original")
+        for file in (directory / "original").iterdir():
+            file.rename(directory / file.name)
+        (directory / "original").rmdir()
+        tower: nn.Module = checkpoint.model.visual  # type: ignore[assignment]
+        with torch.inference_mode():
+            engine = quantize_tower(tower, checkpoint.pixels, calibration, held_out, directory, min_cosine=min_cosine)
+        weights = (directory / engine.file).with_suffix(".bin")
+        named = bundle.engine_fingerprint(base.fingerprint, engine, sha256_of(weights))
+        return bundle.seal_bundle(
+            directory,
+            base.model_copy(
+                update={
+                    "name": f"{base.name} (int8)",
+                    "fingerprint": named,
+                    "image_engine": engine,
+                    "provenance": {**base.provenance, "original_fingerprint": base.fingerprint},
+                }
+            ),
+        )
 
 
 def _preprocess_cfg(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from sightline import bundle
 from sightline.bundle import ScoreScale, fingerprint_of
 from sightline.encoder.checkpoint import Checkpoint, hash_weights, load_checkpoint
+from sightline.encoder.int8 import Int8ImageTower
 from sightline.encoder.packing import pack_weights, with_quick_attention
 from sightline.encoder.precision import bf16_copy, has_bf16_matrix_units, probe_images, probe_tokens
-from sightline.encoder.runtime import Encoder, EncoderIdentity
+from sightline.encoder.runtime import Encoder, EncoderIdentity, TorchImageTower
 from sightline.encoder.spec import parse_spec
 from sightline.encoder.text_tower import WholeTextTower, text_tower
 from sightline.errors import EncoderUnsuitable, SettingError
@@ -41,14 +45,19 @@ def load_encoder(
     with bf16 matrix units when its parity gate holds, else in fp32; ``bf16`` does so on any device and insists on at
     least one. Raises the errors of ``sightline.encoder.checkpoint.load_checkpoint``.
     """
-    checkpoint = load_checkpoint(parse_spec(spec), accept_licence=accept_licence)
-    return wrap_checkpoint(checkpoint, device=device, precision=precision)
+    parsed = parse_spec(spec)
+    checkpoint = load_checkpoint(parsed, accept_licence=accept_licence)
+    encoder = wrap_checkpoint(checkpoint, device=device, precision=precision)
+    manifest = bundle.read_manifest(parsed.path) if parsed.kind == "bundle" and parsed.path is not None else None
+    if manifest is None or manifest.image_engine is None or parsed.path is None:
+        return encoder
+    return _with_engine(encoder, manifest, parsed.path)
 
 
 def wrap_checkpoint(checkpoint: Checkpoint, *, device: str = "auto", precision: Precision = "auto") -> Encoder:
     """Give a checkpoint its identity and put it on a device."""
     chosen = choose_device(device)
-    name, image_tower, words_tower = _towers(checkpoint, chosen, precision)
+    name, image, text = _towers(checkpoint, chosen, precision)
     identity = EncoderIdentity(
         name=checkpoint.name,
         fingerprint=fingerprint(checkpoint),
@@ -61,7 +70,20 @@ def wrap_checkpoint(checkpoint: Checkpoint, *, device: str = "auto", precision: 
         precision=name,
     )
     checkpoint.model.to(chosen)
-    return Encoder(identity, checkpoint, image_tower.to(chosen), words_tower.to(chosen), chosen)
+    tower = TorchImageTower(image.to(chosen), checkpoint.pixels, chosen)
+    return Encoder(identity, checkpoint, tower, text.to(chosen), chosen)
+
+
+def _with_engine(encoder: Encoder, manifest: bundle.BundleManifest, path: Path) -> Encoder:
+    """The encoder of a bundle that carries an engine for its image tower."""
+    engine = manifest.image_engine
+    assert engine is not None
+    if encoder.device.type != "cpu":
+        raise EncoderUnsuitable(f"{manifest.name} is an int8 encoder for CPUs; use --device cpu or the original.")
+    name = "int8 image tower" if encoder.identity.precision == "fp32" else "int8 image tower, bf16 text tower"
+    identity = replace(encoder.identity, fingerprint=manifest.fingerprint, precision=name)
+    tower = Int8ImageTower(path / engine.file, num_streams=min(2, os.cpu_count() or 1))
+    return Encoder(identity, encoder.checkpoint, tower, encoder.text_tower, encoder.device)
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,10 @@ _MAX_CACHED_WORDS = 100_000
 _TEXT_GROUP_SIZE = 32
 
 
+ImageTower = Callable[[Pixels], torch.Tensor]
+"""uint8 ``[B, H, W, 3]`` → features ``[B, D]``, not normalised; thread-safe."""
+
+
 @dataclass(frozen=True)
 class EncoderIdentity:
     """What the rest of the system needs to know of an encoder without holding it."""
@@ -41,6 +45,23 @@ class EncoderIdentity:
     precision: str
 
 
+class TorchImageTower:
+    """An open_clip image tower with its preprocessing: float, scale and normalise happen on the tower's device."""
+
+    def __init__(self, tower: nn.Module, spec: PixelSpec, device: torch.device) -> None:
+        self._tower = tower
+        self._device = device
+        self._dtype = next(tower.parameters()).dtype
+        self._mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1)
+
+    def __call__(self, pixels: Pixels) -> torch.Tensor:
+        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)  # [B, H, W, 3]
+        batch = batch.permute(0, 3, 1, 2).float().div_(255.0)  # [B, 3, H, W]
+        batch = batch.sub_(self._mean).div_(self._std).to(self._dtype)
+        return self._tower(batch)  # type: ignore[no-any-return]
+
+
 class Encoder:
     """An encoder on one device, thread-safe. A vector does not depend on its batch mates beyond rounding (1e-5 in
     fp32)."""
@@ -49,7 +70,7 @@ class Encoder:
         self,
         identity: EncoderIdentity,
         checkpoint: Checkpoint,
-        image_tower: nn.Module,
+        image_tower: ImageTower,
         text_tower: nn.Module,
         device: torch.device,
     ) -> None:
@@ -57,13 +78,9 @@ class Encoder:
         self.device = device
         self._checkpoint = checkpoint
         self._image_tower = image_tower
-        self._image_dtype = next(image_tower.parameters()).dtype
         self._text_tower = text_tower
         self._tokenizer: Tokenizer | None = None
         self._tokenizing = threading.Lock()
-        spec = identity.pixels
-        self._mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1)
 
     @property
     def fingerprint(self) -> str:
@@ -77,6 +94,11 @@ class Encoder:
     def checkpoint(self) -> Checkpoint:
         """The loaded model itself, for training and export."""
         return self._checkpoint
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """The text tower as it runs: token ids int64 ``[B, L]`` → features ``[B, D]``."""
+        return self._text_tower
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """An RGB picture to uint8 ``[H, W, 3]``; thread-safe."""
@@ -98,10 +120,7 @@ class Encoder:
     @torch.inference_mode()
     def encode_pixels(self, pixels: Pixels) -> Vectors:
         """uint8 ``[B, H, W, 3]`` → float32 ``[B, D]``, of length 1. Raises EncodingFailed (values not finite)."""
-        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)  # [B, H, W, 3]
-        batch = batch.permute(0, 3, 1, 2).float().div_(255.0)  # [B, 3, H, W]
-        batch = batch.sub_(self._mean).div_(self._std).to(self._image_dtype)
-        return self._unit(self._image_tower(batch))
+        return self._unit(self._image_tower(pixels))
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tokens) -> Vectors:
