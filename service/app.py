@@ -10,8 +10,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.edge.intake import Admit
 from service.edge.keys import ADMIN_PREFIX, Gate
-from service.edge.middleware import OPENAI_PATHS, Admit, Authorise, CancelOnDisconnect, Observe, note_error
+from service.edge.middleware import OPENAI_PATHS, Authorise, CancelOnDisconnect, Observe, note_error
 from service.edge.problems import BodyInvalid, MethodNotAllowed, RouteUnknown, problem_response
 from service.edge.tracing import Tracing
 from service.engine import Engine

@@ -5,13 +5,14 @@ byte a second sit there for ever (slowloris). Here a connection is always in one
 deadline:
 
 * head: nothing or a part of a request line and headers has come: ``header_timeout_seconds``, then 408;
-* request: somebody is at work; bodies have their own deadline (``service.edge.middleware.Admit``), and answers none;
+* request: somebody is at work; bodies have their own deadline (``service.edge.intake``), and answers none;
 * idle: between two requests: ``keep_alive_seconds``;
 * linger: answered before the whole body came (413, 429, 401): it is read and dropped for a moment, because closing
   at once would reset the connection and the client would never read its answer; then the connection ends.
 
 Beyond ``max_connections`` a new connection takes the place of the one that has been without a request for longest, as
-nginx does: closing the newcomer instead would let whoever holds the slots shut out the probes.
+nginx does, or else of the one that has sent its body for longest: closing the newcomer instead would let whoever
+holds the connections shut out the probes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import enum
 import secrets
 import sys
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, ClassVar
 
 import h11
@@ -39,13 +41,14 @@ _LINGER_SECONDS = 2.0
 
 class Phase(enum.Enum):
     HEAD = "head"
-    REQUEST = "request"
+    BODY = "body"
+    WORK = "work"
     IDLE = "idle"
     LINGER = "linger"
 
 
 class Connections:
-    """The open connections of one server, those without a request in the order in which they lost it.
+    """The open connections of one server, and in which order they may be ended: those at work never.
 
     For one event loop. ``sightline_open_connections`` and ``sightline_connections_cut_total`` follow it.
     """
@@ -60,23 +63,28 @@ class Connections:
         }
         self._open: set[BoundedProtocol] = set()
         self._waiting: dict[BoundedProtocol, None] = {}
+        self._sending: dict[BoundedProtocol, None] = {}
         metrics.open_connections.set_function(lambda: len(self._open))
 
     def add(self, one: BoundedProtocol) -> None:
-        """Count a new connection, and end the longest idle one where there are too many."""
+        """Count a new connection, and end another one where there are too many."""
         self._open.add(one)
         if len(self._open) > self.settings.max_connections:
-            next(iter(self._waiting), one).cut("displaced")
+            next(chain(self._waiting, self._sending, (one,))).cut("displaced")
 
     def note(self, one: BoundedProtocol, phase: Phase) -> None:
         """A connection has entered a phase."""
-        self._waiting.pop(one, None)
-        if phase is not Phase.REQUEST and one in self._open:
-            self._waiting[one] = None
+        self._forget(one)
+        if one in self._open and phase is not Phase.WORK:
+            (self._sending if phase is Phase.BODY else self._waiting)[one] = None
 
     def remove(self, one: BoundedProtocol) -> None:
         self._open.discard(one)
+        self._forget(one)
+
+    def _forget(self, one: BoundedProtocol) -> None:
         self._waiting.pop(one, None)
+        self._sending.pop(one, None)
 
 
 class BoundedProtocol(H11Protocol):
@@ -129,7 +137,7 @@ class BoundedProtocol(H11Protocol):
 
     def _now(self) -> Phase:
         if self.cycle is not None and not self.cycle.response_complete:
-            return Phase.REQUEST
+            return Phase.BODY if self.conn.their_state is h11.SEND_BODY else Phase.WORK
         if self.conn.their_state is h11.IDLE:
             if self.cycle is None or self._phase is Phase.HEAD or self.conn.trailing_data[0]:
                 return Phase.HEAD

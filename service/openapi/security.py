@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from service.edge.intake import PROBE_PATHS
 from service.edge.keys import ADMIN_PREFIX
-from service.edge.middleware import OPENAI_PATHS, PROBE_PATHS
+from service.edge.middleware import OPENAI_PATHS
 from service.edge.problems import Forbidden, Problem, Unauthenticated
 from service.openapi.documentation import answers, openai_answers
 

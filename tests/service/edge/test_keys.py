@@ -13,8 +13,8 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Route
 
+from service.edge.intake import PROBE_PATHS
 from service.edge.keys import Gate, KeyFile, check_exposure, credentials, needs_key, parse_keys
-from service.edge.middleware import PROBE_PATHS
 from service.settings import load_settings
 from sightline.errors import SettingError
 from tests.service.conftest import MakeService, Service

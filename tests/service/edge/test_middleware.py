@@ -167,7 +167,8 @@ def test_work_beyond_the_queue_is_refused_before_it_is_decoded(make_service: Mak
 
     async def scenario() -> None:
         async with service.client() as client:
-            waiting = [asyncio.ensure_future(client.post("/v1/image-to-image", content=GREEN)) for _ in range(8)]
+            pictures = [picture_bytes("green", (32, 24 + number)) for number in range(8)]  # each one is encoded
+            waiting = [asyncio.ensure_future(client.post("/v1/image-to-image", content=one)) for one in pictures]
             await gate.busy()
             while service.metric("sightline_admitted_units") < 64:
                 await asyncio.sleep(0.001)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.edge import middleware, receipt
+from service.edge import intake, receipt
 from tests.fakes import FakeEncoder
 from tests.service.conftest import MakeService, Service
 from tests.service.edge.test_middleware import WAIT_SECONDS, Gate
@@ -213,7 +213,7 @@ def test_a_body_below_the_slowest_rate_is_a_408_long_before_the_deadline(
     make_live: MakeLive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B19: a byte now and then."""
-    monkeypatch.setattr(middleware, "_SLOW_START_SECONDS", 0.1)
+    monkeypatch.setattr(intake, "_SLOW_START_SECONDS", 0.1)
     live = make_live(receive_timeout_seconds=500, min_receive_bytes_per_second=1000)
     client = Client(live)
     client.send(POST + b"Content-Length: 100000\r\n\r\n")
@@ -232,7 +232,7 @@ def test_a_body_below_the_slowest_rate_is_a_408_long_before_the_deadline(
 
 
 def test_a_body_that_keeps_up_is_taken(make_live: MakeLive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "_SLOW_START_SECONDS", 0.1)
+    monkeypatch.setattr(intake, "_SLOW_START_SECONDS", 0.1)
     live = make_live(min_receive_bytes_per_second=1000)
     client = Client(live)
     body = BODY + b" " * 985
@@ -360,6 +360,27 @@ def test_a_connection_at_work_is_never_displaced(make_service: MakeService) -> N
     finally:
         gate.opened.set()
         live.stop()
+
+
+def test_slow_bodies_hold_neither_the_places_nor_the_connections(make_live: MakeLive) -> None:
+    """R7, B19: more of them than requests may be worked on, then more than connections may be open."""
+    live = make_live(max_connections=4, max_inflight_requests=2)
+    slow = [Client(live) for _ in range(3)]
+    for client in slow:
+        client.send(POST + b"Content-Length: 15\r\n\r\n" + BODY[:-1])
+    while live.service.metric("sightline_buffered_body_bytes") < 3 * 14:
+        threading.Event().wait(0.005)
+    with httpx.Client(base_url=live.url) as other:
+        assert other.post("/v1/text-to-image", json={"text": "red"}).status_code == 200
+        wait_for(live, num_open=4)
+        assert httpx.get(f"{live.url}/livez").status_code == 200
+    slow[-1].send(BODY[-1:])
+    assert slow[-1].answer().status == 200
+    slow += [Client(live) for _ in range(2)]
+    for client in slow[-2:]:
+        client.send(POST + b"Content-Length: 15\r\n\r\n" + BODY[:-1])
+    for _ in range(3):
+        assert httpx.get(f"{live.url}/readyz").status_code == 200
 
 
 def test_connections_are_counted_to_their_end(make_live: MakeLive) -> None:
