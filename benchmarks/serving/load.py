@@ -45,8 +45,11 @@ class Recorded:
     num_connections: int
 
 
-async def closed_loop(target: Target, num_clients: int, seconds: float, warmup_seconds: float = 0.0) -> Recorded:
-    """``num_clients`` connections, each always with one request under way; the window begins after the warm-up."""
+async def closed_loop(
+    target: Target, num_clients: int, seconds: float, warmup_seconds: float = 0.0, drain_seconds: float = 60.0
+) -> Recorded:
+    """``num_clients`` connections, each always with one request under way; the window begins after the warm-up. What is
+    not answered ``drain_seconds`` after the end is counted as unanswered."""
     samples: list[Sample] = []
     pool = target.pool()
     begin = time.perf_counter()
@@ -67,13 +70,16 @@ async def closed_loop(target: Target, num_clients: int, seconds: float, warmup_s
                     samples.append(Sample(sent, sent, time.perf_counter(), LOST, None, 0, request.healthy))
                     connection = None
                     await asyncio.sleep(_PAUSE_AFTER_LOSS_SECONDS)
+                except asyncio.CancelledError:
+                    samples.append(Sample(sent, sent, time.perf_counter(), UNANSWERED, None, 0, request.healthy))
+                    raise
         finally:
             if connection is not None:
                 connection.close()
 
     meter = asyncio.create_task(_cpu_seconds_between(start, end))
     clients = [asyncio.create_task(client()) for _ in range(num_clients)]
-    _, pending = await asyncio.wait(clients, timeout=warmup_seconds + seconds + 60)
+    _, pending = await asyncio.wait(clients, timeout=warmup_seconds + seconds + drain_seconds)
     for task in pending:
         task.cancel()
     await asyncio.gather(*clients, return_exceptions=True)

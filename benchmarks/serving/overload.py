@@ -72,7 +72,7 @@ def _overload(server: Server, pool: Path, options: argparse.Namespace) -> tuple[
         return generate(server, options.shape, pool, "--seconds", seconds, "--first", first, *arguments)
 
     before = load(0, "--clients", options.clients)
-    rate = before["goodput_per_second"]
+    rate = before["throughput_per_second"]
     usual = load(111, "--rate", 0.8 * rate)
     watcher = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.serving.probe", server.url, "--pid", str(server.pid), "--seconds",
@@ -94,7 +94,7 @@ def overload_bars(
     before: dict[str, Any], usual: dict[str, Any], over: dict[str, Any], after: dict[str, Any], watched: dict[str, Any]
 ) -> list[Bar]:
     """The targets under overload, from the figures of the four loads and of the watcher."""
-    capacity = (before["goodput_per_second"] + after["goodput_per_second"]) / 2
+    capacity = (before["throughput_per_second"] + after["throughput_per_second"]) / 2
     tail, refusals = over["latency"]["p99_ms"], over["refusal_latency"]
     memory = watched["rss_bytes"]
     probes = [probe["latency"]["max_ms"] for probe in watched["probes"].values()]
@@ -134,7 +134,7 @@ def _corrupt(server: Server, pool: Path, options: argparse.Namespace) -> tuple[d
 
 def corrupt_bars(clean: list[dict[str, Any]], damaged: list[dict[str, Any]]) -> list[Bar]:
     """The targets with damaged pictures among the load."""
-    rates = [[one["goodput_per_second"] for one in runs] for runs in (damaged, clean)]
+    rates = [[one["throughput_per_second"] for one in runs] for runs in (damaged, clean)]
     refused = [one["damaged_statuses"].get("422", 0) / one["num_damaged"] for one in damaged if one["num_damaged"]]
     return [
         Bar("throughput of healthy pictures against a clean load", ratios(*rates), 0.95, "at least"),

@@ -10,7 +10,7 @@ from benchmarks.serving.variants import Variant
 
 IMAGES, TEXTS, IMAGE_ONE, TEXT_ONE = (load.name for load in loads_of(1)[:4])
 OURS, OURS_INT8, PEER = "Sightline", "Sightline int8", "Infinity"
-_RATE = ("goodput_per_second",)
+_RATE = ("throughput_per_second",)
 _P50 = ("latency", "p50_ms")
 
 

@@ -115,7 +115,7 @@ def _measure(
         )  # fmt: skip
         results.figures.setdefault(variant.name, {}).setdefault(load.name, []).append(figures)
         say(
-            f"  {load.name}: {figures['goodput_per_second']:.1f}/s, p50 {figures['latency']['p50_ms']} ms, "
+            f"  {load.name}: {figures['throughput_per_second']:.1f}/s, p50 {figures['latency']['p50_ms']} ms, "
             f"failed {figures['num_due'] - figures['num_ok']}"
         )
 

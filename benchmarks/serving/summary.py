@@ -55,10 +55,27 @@ def latency(seconds: Sequence[float]) -> Latency:
     return Latency(len(ordered), *(round(1000 * point, 3) for point in points))
 
 
+def throughput(samples: Sequence[Sample], start: float, end: float) -> float:
+    """2xx answers a second from the last answer before the window to the last one within it.
+
+    Servers answer in bursts of a batch. Counting by the clock alone cuts through a burst: batches of 32 that take 3 s
+    give anything from 8 to 13 a second in 12 s. From burst to burst the figure is exact. Where something got no answer,
+    a server may have stopped early, and the clock counts.
+    """
+    good = sorted(sample.done for sample in samples if 200 <= sample.status < 300 and sample.done < end)
+    before = [done for done in good if done < start]
+    within = good[len(before) :]
+    lost = any(sample.status in (LOST, UNANSWERED) for sample in samples)
+    if lost or not before or not within:
+        return len(within) / (end - start)
+    return len(within) / (within[-1] - before[-1])
+
+
 def summarise(samples: Sequence[Sample], start: float, seconds: float) -> dict[str, Any]:
     """Figures of the requests that were due within the window, and goodput of the answers that came within it.
 
-    ``goodput_per_second`` counts 2xx answers by when they came, so a queue left over at the end earns nothing.
+    ``goodput_per_second`` counts 2xx answers by when they came, so a queue left over at the end earns nothing;
+    ``throughput_per_second`` is the same without the error of cutting through a batch.
     """
     end = start + seconds
     due = [sample for sample in samples if start <= sample.due < end]
@@ -70,6 +87,7 @@ def summarise(samples: Sequence[Sample], start: float, seconds: float) -> dict[s
         "seconds": seconds,
         "num_due": len(due),
         "goodput_per_second": round(len(came) / seconds, 3),
+        "throughput_per_second": round(throughput(samples, start, end), 3),
         "statuses": dict(sorted(Counter(_name(sample.status) for sample in due).items())),
         "num_ok": len(good),
         "num_refused": len(refused),

@@ -54,7 +54,7 @@ def test_roofline_shares_cores_on_a_cpu_and_not_on_a_gpu() -> None:
 
 def closed(rate: float, p50_ms: float = 10.0) -> dict[str, Any]:
     latency = {"p50_ms": p50_ms, "p99_ms": 2 * p50_ms, "max_ms": 3 * p50_ms}
-    return {"goodput_per_second": rate, "latency": latency, "num_due": 9, "num_ok": 9, "generator_cores": 0.01}
+    return {"throughput_per_second": rate, "latency": latency, "num_due": 9, "num_ok": 9, "generator_cores": 0.01}
 
 
 def results(rates: dict[str, float], roof: float = 45.0) -> Results:

@@ -88,6 +88,11 @@ def test_a_closed_loop_keeps_its_clients_busy() -> None:
     assert recorded.num_connections == 3
 
 
+def test_a_closed_loop_counts_what_was_never_answered() -> None:
+    recorded = under([OK, HANG], lambda port: closed_loop(target(port), 1, 0.1, drain_seconds=0.1))
+    assert [sample.status for sample in recorded.samples] == [200, UNANSWERED]
+
+
 def test_an_open_loop_sends_what_is_due_and_reuses_connections() -> None:
     recorded = under([OK], lambda port: open_loop(target(port), 50, 0.2, arrivals="constant"))
     assert len(recorded.samples) == 10

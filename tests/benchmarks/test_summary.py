@@ -44,6 +44,20 @@ def test_goodput_counts_answers_that_came_within_the_window() -> None:
     assert figures["num_due"] == figures["num_ok"] == 3  # the last is late but good
 
 
+def test_throughput_does_not_cut_through_a_batch() -> None:
+    """32 answers every 3 s are 10.7 a second, wherever the window begins; the clock alone would say 9.1 to 12.2."""
+    bursts = [sample(3.0 * n, 3.0 + m / 1000) for n in range(10) for m in range(32)]
+    for start in (4.0, 5.0, 5.9):
+        assert summarise(bursts, start, 10.5)["throughput_per_second"] == pytest.approx(32 / 3, rel=0.001)
+    goodputs = {summarise(bursts, start, 10.5)["goodput_per_second"] for start in (4.0, 5.0, 5.9)}
+    assert goodputs == {9.143, 12.19}
+
+
+def test_a_server_that_stops_is_timed_by_the_clock() -> None:
+    samples = [sample(float(n), 1.0) for n in range(5)] + [sample(5.0, 60.0, UNANSWERED)]
+    assert summarise(samples, 2.0, 10.0)["throughput_per_second"] == pytest.approx(0.4)
+
+
 def test_refusals_are_counted_apart_from_failures() -> None:
     samples = [
         sample(0.0, 0.1),
