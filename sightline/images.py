@@ -11,20 +11,30 @@ All functions are thread-safe. Pillow releases the GIL while it decodes and resi
 from __future__ import annotations
 
 import io
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from sightline.errors import ImageCorrupt, ImageFormatError, ImageTooLarge
+from sightline.image_structure import check_structure
 
 Pixels = npt.NDArray[np.uint8]
 
 PIPELINE_VERSION = "pixels/1"
 """Part of every encoder fingerprint: change it when the same bytes would give other pixels."""
 
+_MAX_EXIF_BYTES = 256 * 1024
+_STRIP_ROWS = 256
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 _HINTS = {
     b"<svg": "SVG is a drawing, not a picture; render it to PNG first",
     b"<?xm": "SVG and XML are not pictures; render them to PNG first",
@@ -69,11 +79,15 @@ class PixelSpec:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the first bytes say: the real format (not the file name's) and the stored size before rotation."""
+    """What the first bytes say: the real format (not the file name's) and the stored size before rotation.
+
+    ``bytes_per_pixel`` is what decoding to RGB needs at its peak.
+    """
 
     format: str
     width_px: int
     height_px: int
+    bytes_per_pixel: int
 
 
 def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
@@ -94,8 +108,7 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
         _check_header(image, limits)
         try:
             image.load()
-            upright = _upright(image)
-            return _to_rgb(upright)
+            return _to_rgb(_upright(image))
         except (OSError, SyntaxError, ValueError, IndexError, EOFError, Image.DecompressionBombError) as error:
             raise ImageCorrupt(
                 "The image is truncated or damaged and cannot be decoded; send the complete file."
@@ -138,6 +151,7 @@ def _open(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
             f"The image has {len(data):,} bytes and the limit is {limits.max_bytes:,}; send a smaller file.",
             limit_bytes=limits.max_bytes, size_bytes=len(data),
         )  # fmt: skip
+    check_structure(data)
     try:
         return Image.open(io.BytesIO(data), formats=limits.formats)
     except UnidentifiedImageError as error:
@@ -182,29 +196,60 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> ImageHeader:
             f"The image is {width}x{height} px, a longer strip than {limits.max_aspect_ratio:g}:1; crop it first.",
             limit_aspect_ratio=limits.max_aspect_ratio,
         )
-    return ImageHeader(image.format or "", width, height)
+    return ImageHeader(image.format or "", width, height, _bytes_per_pixel(image))
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    """Pillow keeps 4 bytes for a pixel of several channels, 1 or 2 for a grey one.
+
+    Pictures that are turned or not RGB exist twice for a moment; an animated WebP is drawn on two canvases first.
+    """
+    if image.format == "WEBP":
+        return 16 if getattr(image, "is_animated", False) else 8
+    return 4 if image.format == "JPEG" and image.mode == "RGB" and "exif" not in image.info else 8
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says. A damaged or absurdly long EXIF block does not make the pixels wrong."""
+    if max(len(image.info.get(name) or "") for name in ("exif", "Raw profile type exif")) > _MAX_EXIF_BYTES:
+        return image
     try:
-        return ImageOps.exif_transpose(image)
-    except (ValueError, TypeError, KeyError, OSError, SyntaxError, OverflowError, ZeroDivisionError):
-        return image  # a damaged EXIF block does not make the pixels wrong
+        method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (ValueError, TypeError, KeyError, OSError, SyntaxError, OverflowError, ZeroDivisionError, struct.error):
+        return image
+    return image if method is None else image.transpose(method)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Mode RGB, alpha on white. What must be computed is computed in strips: a picture may have 64 million pixels."""
     if image.mode == "RGB":
-        return image.copy() if isinstance(image, ImageFile.ImageFile) else image
+        return image
     if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips 16-bit grey at 255 (30000 becomes white): scale to 8 bits instead.
-        grey = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.clip(grey / 257.0 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+        return _in_strips(image, "L", _eight_bits).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGB", rgba.size, (255, 255, 255))
-        canvas.paste(rgba, mask=rgba.getchannel("A"))
-        return canvas
+        return _in_strips(image, "RGB", _on_white)
     return image.convert("RGB")
+
+
+def _in_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    whole = Image.new(mode, image.size)
+    for top in range(0, image.height, _STRIP_ROWS):
+        box = (0, top, image.width, min(top + _STRIP_ROWS, image.height))
+        whole.paste(convert(image.crop(box)), box)
+    return whole
+
+
+def _eight_bits(strip: Image.Image) -> Image.Image:
+    """Pillow clips 16-bit grey at 255 (30000 becomes white): scale to 8 bits instead."""
+    grey = np.asarray(strip).astype(np.float64)  # [h, W]
+    return Image.fromarray(np.clip(grey / 257.0 + 0.5, 0, 255).astype(np.uint8))
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    rgba = strip.convert("RGBA")
+    canvas = Image.new("RGB", rgba.size, (255, 255, 255))
+    canvas.paste(rgba, mask=rgba.getchannel("A"))
+    return canvas
 
 
 def _centre_box(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
