@@ -9,7 +9,7 @@ import pytest
 from service.edge.bodies import decode_base64, explain, parse_json
 from service.edge.problems import BodyInvalid, BodyMalformed
 from service.openapi.schemas import EmbeddingsBody, SearchParameters, TextToImageBody, ZeroShotParameters
-from sightline.errors import ImageCorrupt, ImageTooLarge, SightlineError
+from sightline.errors import ImageCorrupt, ImageTooLarge, SightlineError, QueryError
 
 DATA = bytes(range(200))
 ENCODED = base64.b64encode(DATA).decode()
@@ -106,9 +106,15 @@ def test_several_issues_are_all_listed() -> None:
     assert all(len(issue["detail"]) < 200 for issue in error.issues)
 
 
-def test_token_lists_are_refused_in_words() -> None:
-    error = explained(EmbeddingsBody, {"input": [1, 2]})
+def test_lists_of_something_else_are_refused_in_words() -> None:
+    error = explained(EmbeddingsBody, {"input": [1.5, 2.5]})
     assert error.message == "An entry of 'input' has the wrong type; it must be a string or an object."
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [[1, 2], [3]], [[]]])
+def test_token_lists_are_refused_in_words(tokens: object) -> None:
+    with pytest.raises(QueryError, match="Token ids are not taken"):
+        EmbeddingsBody.model_validate({"input": tokens}, strict=True)
 
 
 def test_the_query_string_is_converted_where_json_is_not() -> None:
