@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -20,8 +19,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from service import answers
+from service.canary import Canary
 from service.classifier import Classification, Classifier
 from service.context import RequestContext, deadline_exceeded, naming_input
+from service.current_watch import CurrentWatch
 from service.edge.fetching import Fetcher
 from service.encoding.batcher import Batcher, BatcherLimits
 from service.encoding.decoding import DecodePool
@@ -30,12 +31,15 @@ from service.encoding.lanes import Lane, Modality
 from service.encoding.quarantine import Quarantine
 from service.encoding.single_flight import Input, Outcome, SingleFlight
 from service.encoding.vector_cache import ContentKeys, VectorCache
+from service.encoding.workers import encoder_lost
 from service.label_sets import read_label_sets
 from service.metrics import Metrics
 from service.served import Served
 from service.settings import Settings
 from service.snapshot import Snapshot
-from sightline.errors import InputError, NotReady, SightlineError
+from service.supervisor import Supervisor
+from service.threads import DaemonPool
+from sightline.errors import InputError, NotReady, ShuttingDown, SightlineError
 from sightline.filters import Filter, parse_filter
 from sightline.images import Pixels
 from sightline.texts import check_text
@@ -76,10 +80,10 @@ class Engine:
         self.identity = encoder.identity
         self.settings = settings
         self.metrics = metrics
-        self._draining = False
+        self.draining = False
         self._warm = False
         self.decoder = DecodePool(encoder.preprocess, settings.image_limits, settings.max_inflight_pixels, metrics)
-        self._search_pool = ThreadPoolExecutor(2, thread_name_prefix="search")
+        self._search_pool = DaemonPool(2, "search", metrics.worker_restarts.labels("search").inc)
         self._limits = BatcherLimits(
             max_batch={Modality.TEXT: settings.max_batch_texts, Modality.IMAGE: settings.max_batch_images},
             capacity_units=settings.max_queue_units,
@@ -92,7 +96,7 @@ class Engine:
                 Modality.IMAGE: lambda pixels: encoder.encode_pixels(np.stack(pixels)),  # [B, H, W, 3]
             },
             self._limits, metrics, num_workers=device.num_workers, out_of_memory=device.out_of_memory,
-            free_memory=device.free_memory, before_batch=device.before_batch,
+            free_memory=device.free_memory, before_batch=device.before_batch, is_lost=device.is_lost,
         )  # fmt: skip
         self._keys = ContentKeys(self.identity.fingerprint)
         self._shared = SingleFlight(
@@ -105,7 +109,21 @@ class Engine:
             settings.image_url_hosts, metrics, allow_http=settings.image_url_http, max_bytes=settings.max_image_bytes
         )
         metrics.ready.set_function(lambda: float(self.not_ready_reason() is None))
-        self.served = Served(snapshot, dim=self.identity.dim, metrics=metrics, verify=settings.verify)
+        self.canary = Canary(
+            self.batcher, self.identity.pixels, metrics, units=self._limits.units,
+            interval_seconds=settings.canary_interval_seconds,
+        )  # fmt: skip
+        self.served = Served(
+            snapshot, dim=self.identity.dim, metrics=metrics, verify=settings.verify, prove=self.canary.prove
+        )
+        self._supervisor = Supervisor(
+            {
+                "look after the encoder": self.batcher.supervise,
+                "look after the decoders": self.decoder.supervise,
+                "look after the searchers": self._search_pool.revive,
+                "follow CURRENT": CurrentWatch(self.served, settings.watch_collection_seconds).look,
+            }
+        )
 
     @property
     def snapshot(self) -> Snapshot:
@@ -126,29 +144,41 @@ class Engine:
                 for item in items:
                     item.future.result()
         self.classifier.load(self._label_sets, self._encode_at_start)
+        self.canary.start()
+        self._supervisor.start()
         self._warm = True
 
     def drain(self) -> None:
         """Say not ready to probes; requests are still answered until ``close``."""
-        self._draining = True
+        self.draining = True
 
     def close(self) -> None:
-        """End the threads. Whoever still waits hears NotReady."""
-        self._draining = True
+        """End the threads. Whoever still waits hears ShuttingDown."""
+        self.draining = True
+        self._supervisor.close()
+        self.canary.close()
         self.served.close()
         self.batcher.close()
         self.decoder.close()
         self.fetcher.close()
-        self._search_pool.shutdown(wait=False, cancel_futures=True)
+        self._search_pool.shutdown()
 
     def not_ready_reason(self) -> NotReady | None:
         """Why a probe should send no traffic here, or None."""
-        if self._draining:
-            return NotReady("The service is shutting down; send the request to another replica.")
+        if self.draining:
+            return ShuttingDown("The service is shutting down; send the request to another replica.")
         if not self._warm:
             return NotReady("The service is still starting; wait until it is ready.")
+        if self.batcher.lost:
+            return encoder_lost()
         if not self.batcher.healthy:
             return NotReady("The encoder does not answer; the service mends itself or must be restarted.")
+        return self.canary.reason
+
+    def not_alive_reason(self) -> NotReady | None:
+        """Why only a new process can help, or None. Never about the index, a disk or a queue that is full."""
+        if self._warm and self.batcher.hopeless:
+            return NotReady("The encoder has not answered for too long; restart the service.")
         return None
 
     # Questions

@@ -65,7 +65,7 @@ class Metrics:
         self.dropped_items = counter("dropped_items_total", "Items dropped before a batch.", "reason")
         self.bisections = counter("batch_bisections_total", "Failed batches that were split.", "modality")
         self.oom_retries = counter("oom_retries_total", "Batches halved for lack of memory.", "modality")
-        self.worker_restarts = counter("worker_restarts_total", "Times the encoder's thread was started again.")
+        self.worker_restarts = counter("worker_restarts_total", "Threads that died and were started again.", "stage")
         self.inflight_pixels = gauge("inflight_pixels", "Pixels of pictures being decoded.")
         self.url_fetches = counter("url_fetches_total", "Pictures asked for by address.", "outcome")
         self.label_cache = counter("label_cache_lookups_total", "Look-ups of label matrices.", "outcome")
@@ -77,6 +77,9 @@ class Metrics:
         self.generation_info = gauge("index_generation_info", "What is served, always 1.", "generation", "encoder")
         self.index_age_seconds = gauge("index_age_seconds", "Time since the served generation was built.")
         self.reloads = counter("reloads_total", "Changes of the served generation that were asked for.", "result")
+        self.canary_cosine = gauge(
+            "canary_cosine", "Cosine of the canary's vector and the one it had at the start.", "modality"
+        )
         self.ready = gauge("ready", "1 when the service answers, else 0.")
         gauge("build_info", "What this is, always 1.", "version").labels(version).set(1)
 

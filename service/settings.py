@@ -95,6 +95,12 @@ class Settings(BaseModel):
     header_timeout_seconds: float = Field(
         default=10.0, gt=0, le=600, description="Time a client has to send its request line and headers."
     )
+    watch_collection_seconds: float = Field(
+        default=0.0, ge=0, le=86_400, description="How often to see whether CURRENT names another generation; 0: never."
+    )
+    canary_interval_seconds: float = Field(
+        default=30.0, ge=0, le=86_400, description="How often the encoder must give its first vectors again; 0: never."
+    )
     drain_delay_seconds: float = Field(
         default=1.0, ge=0, le=600, description="Time between not-ready and closing the listener after SIGTERM."
     )
@@ -139,7 +145,7 @@ class Settings(BaseModel):
     )
     image_url_http: bool = Field(default=False, description="Fetch pictures over plain http too.")
     max_inflight_pixels: int = Field(
-        default=256_000_000, ge=1, description="Pixels decoded at once (about 4 bytes each)."
+        default=256_000_000, ge=1, description="Pixels decoded at once, 4 bytes each; other than plain JPEG counts 2 to 4 times."
     )
     max_text_chars: int = Field(default=1024, ge=1, le=100_000, description="Longest text.")
     label_sets_file: Path | None = Field(default=None, description="TOML file of label sets for zero-shot, by name.")

@@ -72,6 +72,7 @@ class Batcher:
         out_of_memory: tuple[type[BaseException], ...] = (MemoryError,),
         free_memory: Callable[[], None] = lambda: None,
         before_batch: Callable[[bool], None] = lambda alone: None,
+        is_lost: Callable[[BaseException], bool] = lambda error: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
@@ -83,7 +84,7 @@ class Batcher:
             encode, self._lanes, {modality: Ceiling(limits.max_batch[modality]) for modality in encode}, self._wake,
             self._admission, limits.units, metrics, clock, num_workers=num_workers,
             restart_delay_seconds=limits.restart_delay_seconds, stall_seconds=limits.stall_seconds,
-            out_of_memory=out_of_memory, free_memory=free_memory, before_batch=before_batch,
+            out_of_memory=out_of_memory, free_memory=free_memory, before_batch=before_batch, is_lost=is_lost,
         )  # fmt: skip
         for (modality, lane), queue in self._lanes.queues.items():
             metrics.queue_items.labels(modality, lane).set_function(queue.__len__)
@@ -95,8 +96,8 @@ class Batcher:
         """Start the encoder's threads; to be called once."""
         self._workers.start()
 
-    def close(self, timeout_seconds: float = 5.0) -> None:
-        """Refuse new work, tell everyone waiting NotReady and end the threads after their present batches."""
+    def close(self, timeout_seconds: float = 2.0) -> None:
+        """Refuse new work, tell everyone waiting ShuttingDown and end the threads after their present batches."""
         self._workers.close(timeout_seconds)
 
     @property
@@ -108,6 +109,20 @@ class Batcher:
     def stuck_seconds(self) -> float:
         """For how long a batch has been running beyond the time that any batch should take; 0 when none is."""
         return self._workers.stuck_seconds
+
+    @property
+    def lost(self) -> bool:
+        """Whether this process cannot use the device any more."""
+        return self._workers.lost
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether only a new process can help."""
+        return self._workers.hopeless
+
+    def supervise(self) -> None:
+        """Start dead threads again and give up what is stuck; to be called about every second."""
+        self._workers.supervise()
 
     # Work in
 

@@ -1,7 +1,8 @@
 """Pictures to pixels in a bounded pool, with a gate on the header before anything is decoded.
 
 Pillow releases the GIL while it decodes and resizes, so threads scale; two a core keep the cores busy while others
-wait for memory. What is decoded at one moment is bounded in pixels, not in pictures: 256 million pixels are about 1 GB.
+wait for memory. What is decoded at one moment is bounded in pixels, not in pictures: 256 million pixels are about 1 GB,
+because a pixel that needs more than 4 bytes while it is decoded counts as several.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from PIL import Image
 
 from service.metrics import Metrics
+from service.threads import DaemonPool
 from sightline.images import ImageLimits, Pixels, decode_image, read_header
 
 T = TypeVar("T")
@@ -79,7 +81,7 @@ class DecodePool:
         self._preprocess = preprocess
         self._limits = limits
         self._budget = PixelBudget(max_inflight_pixels, metrics)
-        self._pool = ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="decode")
+        self._pool = DaemonPool(2 * (os.cpu_count() or 1), "decode", metrics.worker_restarts.labels("decode").inc)
 
     async def decode(self, data: bytes) -> Pixels:
         """Encoded picture → uint8 ``[H, W, 3]`` as the encoder wants it.
@@ -88,7 +90,7 @@ class DecodePool:
         nothing is decoded.
         """
         header = await self.run(read_header, data, self._limits)
-        pixels = header.width_px * header.height_px
+        pixels = header.width_px * header.height_px * header.bytes_per_pixel // 4
         await self._budget.acquire(pixels)
         loop = asyncio.get_running_loop()
         work = self._pool.submit(self._to_pixels, data)
@@ -105,8 +107,12 @@ class DecodePool:
         """Run a blocking function in the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
+    def supervise(self) -> None:
+        """Start dead threads again."""
+        self._pool.revive()
+
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown()
 
     def _to_pixels(self, data: bytes) -> Pixels:
         return self._preprocess(decode_image(data, self._limits))

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Device:
-    """``before_batch`` is called by a worker before each batch, with True when nothing else is to be done."""
+    """``before_batch`` is called by a worker before each batch, with True when nothing else is to be done. ``is_lost``
+    says whether an error means that this process cannot use the device again."""
 
     num_workers: int = 1
     out_of_memory: tuple[type[BaseException], ...] = (MemoryError,)
     free_memory: Callable[[], None] = lambda: None
     before_batch: Callable[[bool], None] = lambda alone: None
+    is_lost: Callable[[BaseException], bool] = lambda error: False
 
 
 def torch_device(name: str, num_workers: int = 0) -> Device:
@@ -42,4 +44,24 @@ def torch_device(name: str, num_workers: int = 0) -> Device:
         (MemoryError, torch.OutOfMemoryError),
         free_memory,
         share_cores if on_cpu else lambda alone: None,
+        _context_is_lost,
     )
+
+
+def _context_is_lost(error: BaseException) -> bool:
+    """Whether CUDA's context is gone, as after an illegal memory access: every later call fails, whatever it does.
+
+    Other CUDA errors (a kernel that was launched wrongly) pass. Which it is shows when the device is asked for
+    something harmless; a process that ends over an error which passes could be ended by a request.
+    """
+    import torch
+
+    kinds = getattr(torch, "AcceleratorError", ()), getattr(torch.cuda, "CudaError", ())
+    if not any(kind and isinstance(error, kind) for kind in kinds) and "CUDA error" not in str(error):
+        return False
+    try:
+        torch.cuda.synchronize()
+        torch.ones(1, device="cuda").item()
+    except Exception:
+        return True
+    return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,15 +21,17 @@ import numpy as np
 
 from service.context import deadline_exceeded
 from service.encoding.admission import Admission
-from service.encoding.lanes import Batch, Ceiling, Item, ItemFailed, Lanes, Modality, Vectors
+from service.encoding.lanes import Batch, Ceiling, Item, ItemFailed, Lanes, Modality, Vectors, WorkerDied
 from service.metrics import Metrics
-from sightline.errors import ConfigurationError, EncodingFailed, NotReady, SightlineError
+from sightline.errors import ConfigurationError, EncoderLost, EncodingFailed, NotReady, ShuttingDown, SightlineError
 
 Encode = Callable[[list[Any]], Vectors]
 """Payloads of one modality → float32 ``[B, D]``; called by the workers alone, by several of them at once."""
 
 _STALL_FACTOR = 3.0
 _BATCHES_REMEMBERED = 256
+_HOPELESS_SECONDS = 30.0
+_CLOSING_GRACE_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,10 @@ class _Worker:
     thread: threading.Thread | None = None
     running: list[Item] = field(default_factory=list)
     busy_since: float | None = None
+
+
+class _DeviceLostError(BaseException):
+    """Ends a worker for good."""
 
 
 class Workers:
@@ -62,6 +69,7 @@ class Workers:
         out_of_memory: tuple[type[BaseException], ...],
         free_memory: Callable[[], None],
         before_batch: Callable[[bool], None],
+        is_lost: Callable[[BaseException], bool],
     ) -> None:
         self._encode = encode
         self._lanes = lanes
@@ -76,10 +84,13 @@ class Workers:
         self._out_of_memory = out_of_memory
         self._free_memory = free_memory
         self._before_batch = before_batch
+        self._is_lost = is_lost
         self._workers = [_Worker() for _ in range(num_workers)]
         self._closing = threading.Event()
         self._good_seconds: deque[float] = deque(maxlen=_BATCHES_REMEMBERED)
+        self._down_since: float | None = None
         self.open = False
+        self.lost = False
 
     # Life
 
@@ -88,8 +99,11 @@ class Workers:
         assert self._workers[0].thread is None, "workers are started once"
         self.open = True
         for worker in self._workers:
-            worker.thread = threading.Thread(target=self._live, args=(worker,), name="encoder", daemon=True)
-            worker.thread.start()
+            self._launch(worker)
+
+    def _launch(self, worker: _Worker) -> None:
+        worker.thread = threading.Thread(target=self._live, args=(worker,), name="encoder", daemon=True)
+        worker.thread.start()
 
     def close(self, timeout_seconds: float) -> None:
         """End the threads after their present batches; nobody waits any longer for one that is stuck."""
@@ -98,11 +112,41 @@ class Workers:
             self.open = False
             left = self._lanes.take_all()
             self._wake.notify_all()
-        fail(left, NotReady("The service is shutting down; send the request to another replica."))
+        last_word = ShuttingDown("The service is shutting down; send the request to another replica.")
+        fail(left, last_word)
+        self._join(min(timeout_seconds, _CLOSING_GRACE_SECONDS))
+        for worker in self._workers:
+            fail(worker.running, last_word)
+        self._join(timeout_seconds)
+
+    def _join(self, timeout_seconds: float) -> None:
+        until = time.monotonic() + timeout_seconds
         for worker in self._workers:
             if worker.thread is not None:
-                worker.thread.join(timeout_seconds)
-                fail(worker.running, not_ready())
+                worker.thread.join(max(0.0, until - time.monotonic()))
+
+    def supervise(self) -> None:
+        """Start a dead thread again, and let nobody wait for a batch that does not end; to be called every second.
+
+        A thread that dies over a batch mends itself; this is for one that died while it did so.
+        """
+        if self._closing.is_set() or self.lost:
+            return
+        for worker in self._workers:
+            if worker.thread is not None and not worker.thread.is_alive():
+                logger.error("A thread of the encoder is dead and starts again.")
+                self._bury(worker, not_ready())
+                self._launch(worker)
+                self._reopen()
+        if self.stuck_seconds:
+            with self._wake:
+                left = self._lanes.take_all()
+            held = [item for worker in self._workers if self._overdue_seconds(worker) > 0 for item in worker.running]
+            fail(held, worker_died())
+            fail(left, not_ready())
+        elif self._lanes and all(worker.busy_since is None for worker in self._workers):
+            with self._wake:
+                self._wake.notify_all()
 
     @property
     def alive(self) -> bool:
@@ -115,10 +159,23 @@ class Workers:
 
         A batch may take ``stall_seconds``, and three times as long as the longest of the last good batches.
         """
-        allowed = max(self._stall_seconds, _STALL_FACTOR * max(self._good_seconds, default=0.0))
-        now = self._clock()
-        since = [one.busy_since for one in self._workers]
-        return max([0.0, *(now - start - allowed for start in since if start is not None)])
+        return max(0.0, *(self._overdue_seconds(worker) for worker in self._workers))
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether only a new process can help: the device is lost, or no batch has ended for half a minute and more."""
+        down_since = self._down_since
+        down_seconds = 0.0 if down_since is None else self._clock() - down_since
+        too_long = max(_HOPELESS_SECONDS - self._stall_seconds, self._allowed_seconds)
+        return self.lost or self.stuck_seconds > too_long or down_seconds > _HOPELESS_SECONDS
+
+    @property
+    def _allowed_seconds(self) -> float:
+        return max(self._stall_seconds, _STALL_FACTOR * max(tuple(self._good_seconds), default=0.0))
+
+    def _overdue_seconds(self, worker: _Worker) -> float:
+        since = worker.busy_since
+        return 0.0 if since is None else self._clock() - since - self._allowed_seconds
 
     # One thread
 
@@ -127,18 +184,32 @@ class Workers:
         while not self._closing.is_set():
             try:
                 self._work(worker)
+            except _DeviceLostError:
+                self.lost = True
+                self._bury(worker, encoder_lost())
+                return
             except BaseException:
                 logger.exception("The encoder's thread died and starts again.")
-                with self._wake:
-                    self.open = False
-                    worker.busy_since = None
-                    lost = worker.running + self._lanes.take_all()
-                    worker.running = []
-                fail(lost, not_ready())
-                self._metrics.worker_restarts.inc()
+                self._bury(worker, not_ready())
                 self._closing.wait(self._restart_delay_seconds)
-                with self._wake:
-                    self.open = not self._closing.is_set()
+                self._reopen()
+
+    def _bury(self, worker: _Worker, last_word: SightlineError) -> None:
+        """Take no more work, and tell everyone who waits."""
+        with self._wake:
+            self.open = False
+            self._down_since = self._down_since or self._clock()
+            worker.busy_since = None
+            running, left = worker.running, self._lanes.take_all()
+            worker.running = []
+        fail(running, last_word if self.lost else worker_died())
+        fail(left, last_word)
+        self._metrics.worker_restarts.labels("encode").inc()
+
+    def _reopen(self) -> None:
+        with self._wake:
+            self.open = not (self._closing.is_set() or self.lost)
+            self._down_since = None
 
     def _work(self, worker: _Worker) -> None:
         while True:
@@ -203,6 +274,8 @@ class Workers:
                 raise EncodingFailed("The encoder's answer has a wrong shape or values that are not numbers.")
         except Exception as error:
             logger.warning("A batch of %d %s items failed.", len(group), modality, exc_info=True)
+            if self._is_lost(error):
+                raise _DeviceLostError from None
             return error.with_traceback(None)
         self._ceilings[modality].note_clean()
         return vectors
@@ -215,8 +288,16 @@ def fail(items: list[Item], error: SightlineError) -> None:
             item.future.set_exception(error)
 
 
+def worker_died() -> WorkerDied:
+    return WorkerDied("The encoder did not end its batch and starts again; try again shortly.", retry_after_seconds=1)
+
+
 def not_ready() -> NotReady:
     return NotReady("The service is starting, stopping or mending itself; try again shortly.", retry_after_seconds=1)
+
+
+def encoder_lost() -> EncoderLost:
+    return EncoderLost("The accelerator cannot be used by this process any longer; it ends, to be started anew.")
 
 
 def _complete(item: Item, vector: Vectors) -> None:

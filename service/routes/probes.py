@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from service.engine import Engine
 from service.openapi import schemas
 from service.openapi.documentation import answers, raw_answer
-from sightline.errors import NotReady
+from sightline.errors import EncoderLost, NotReady, ShuttingDown
 
 
 def probes_router(engine: Engine) -> APIRouter:
@@ -18,18 +18,26 @@ def probes_router(engine: Engine) -> APIRouter:
 
     @router.get(
         "/livez", operation_id="live", summary="Is the process alive?",
-        responses=answers(schemas.Status, {"status": "alive"}, ()),
+        responses=answers(schemas.Status, {"status": "alive"}, (NotReady,)),
     )  # fmt: skip
     async def live() -> Response:
-        """200 as long as the event loop answers. Restart the process when it does not."""
+        """200 as long as this process can help itself. Restart it when it does not answer, or says 503.
+
+        That is so when the encoder has been stuck for half a minute and more, or the accelerator is lost.
+        """
+        reason = engine.not_alive_reason()
+        if reason is not None:
+            raise reason
         return JSONResponse({"status": "alive"})
 
     @router.get(
         "/readyz", operation_id="ready", summary="May traffic be sent here?",
-        responses=answers(schemas.Status, {"status": "ready"}, (NotReady,)),
+        responses=answers(schemas.Status, {"status": "ready"}, (NotReady, ShuttingDown, EncoderLost)),
     )  # fmt: skip
     async def ready() -> Response:
-        """200 when the encoder and the index answer; 503 while starting, mending or shutting down.
+        """200 when the encoder answers as it did at the start; 503 while starting, mending or shutting down.
+
+        A reload is no reason: requests are answered from the generation before until the new one is proven.
 
         A full queue is not a reason: that would take whole fleets out of service at once.
         """
