@@ -9,7 +9,7 @@ import pytest
 from service.edge.bodies import decode_base64, explain, parse_json
 from service.edge.problems import BodyInvalid, BodyMalformed
 from service.openapi.schemas import EmbeddingsBody, SearchParameters, TextToImageBody, ZeroShotParameters
-from sightline.errors import ImageCorrupt, ImageTooLarge, SightlineError, QueryError
+from sightline.errors import ImageCorrupt, ImageTooLarge, QueryError, SightlineError
 
 DATA = bytes(range(200))
 ENCODED = base64.b64encode(DATA).decode()
