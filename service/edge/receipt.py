@@ -10,9 +10,9 @@ deadline:
 * linger: answered before the whole body came (413, 429, 401): it is read and dropped for a moment, because closing
   at once would reset the connection and the client would never read its answer; then the connection ends.
 
-Beyond ``max_connections`` a new connection takes the place of the one that has been without a request for longest, as
-nginx does, or else of the one that has sent its body for longest: closing the newcomer instead would let whoever
-holds the connections shut out the probes.
+Beyond ``max_connections`` a new connection takes the place of the one that has been in its phase for longest, those at
+work aside (nginx does so with idle ones): closing the newcomer instead would let whoever holds the connections shut out
+the probes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import enum
 import secrets
 import sys
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, ClassVar
 
 import h11
@@ -48,7 +47,7 @@ class Phase(enum.Enum):
 
 
 class Connections:
-    """The open connections of one server, and in which order they may be ended: those at work never.
+    """The open connections of one server; those that are not at work in the order in which they entered their phase.
 
     For one event loop. ``sightline_open_connections`` and ``sightline_connections_cut_total`` follow it.
     """
@@ -62,29 +61,24 @@ class Connections:
             Phase.LINGER: _LINGER_SECONDS,
         }
         self._open: set[BoundedProtocol] = set()
-        self._waiting: dict[BoundedProtocol, None] = {}
-        self._sending: dict[BoundedProtocol, None] = {}
+        self._endable: dict[BoundedProtocol, None] = {}
         metrics.open_connections.set_function(lambda: len(self._open))
 
     def add(self, one: BoundedProtocol) -> None:
         """Count a new connection, and end another one where there are too many."""
         self._open.add(one)
         if len(self._open) > self.settings.max_connections:
-            next(chain(self._waiting, self._sending, (one,))).cut("displaced")
+            next(iter(self._endable), one).cut("displaced")
 
     def note(self, one: BoundedProtocol, phase: Phase) -> None:
         """A connection has entered a phase."""
-        self._forget(one)
+        self._endable.pop(one, None)
         if one in self._open and phase is not Phase.WORK:
-            (self._sending if phase is Phase.BODY else self._waiting)[one] = None
+            self._endable[one] = None
 
     def remove(self, one: BoundedProtocol) -> None:
         self._open.discard(one)
-        self._forget(one)
-
-    def _forget(self, one: BoundedProtocol) -> None:
-        self._waiting.pop(one, None)
-        self._sending.pop(one, None)
+        self._endable.pop(one, None)
 
 
 class BoundedProtocol(H11Protocol):
