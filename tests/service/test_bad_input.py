@@ -162,7 +162,7 @@ def test_which_of_several_texts_is_wrong(service: Service) -> None:
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
-        ({}, "invalid_request"),
+        ({}, "invalid_query"),
         ({"labels": []}, "invalid_request"),
         ({"labels": ["red", "red"]}, "invalid_query"),
         ({"labels": [""]}, "invalid_query"),
