@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.edge.draining import Drain
 from service.edge.intake import Admit
 from service.edge.keys import ADMIN_PREFIX, Gate
 from service.edge.middleware import OPENAI_PATHS, Authorise, CancelOnDisconnect, Observe, note_error
@@ -72,6 +73,7 @@ def create_app(
     app.add_middleware(CancelOnDisconnect, metrics=engine.metrics)
     app.add_middleware(Admit, settings=settings, metrics=engine.metrics)
     app.add_middleware(Authorise, gate=gate)
+    app.add_middleware(Drain, draining=lambda: engine.draining)
     app.add_middleware(Observe, settings=settings, metrics=engine.metrics, tracing=tracing)
     if settings.cors_origins:
         app.add_middleware(

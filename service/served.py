@@ -116,6 +116,9 @@ class Served:
         except MemoryError as error:
             outcome = "refused"
             raise _memory_short() from error
+        except Exception:
+            logger.exception("The generation was not changed.")
+            raise
         finally:
             self._metrics.reloads.labels(outcome).inc()
             self._changing.release()

@@ -3,16 +3,21 @@
 Start: take the port (in use? said before minutes of loading), open and verify the collection, load the encoder,
 compare fingerprints, encode one batch of each kind, listen. Stop, on SIGTERM: say not ready, wait until load
 balancers have seen it, close the listener, finish what is in flight, answer 503 to what is left, exit 0. A second
-signal exits at once.
+signal exits at once. SIGHUP serves the generation that ``CURRENT`` names. A process that loses its device drains at
+once and exits with 1, so that it is started anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import math
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -24,15 +29,24 @@ from service.edge.listener import bind, bind_error, url_of
 from service.edge.receipt import KEEP_ALIVE_SECONDS, bounded_protocol
 from service.edge.tracing import open_tracing
 from service.encoding.device import torch_device
+from service.encoding.workers import encoder_lost
 from service.engine import EncoderLike, Engine
 from service.metrics import Metrics
 from service.settings import Settings
 from service.snapshot import index_generation
+from service.threads import run_apart
 from sightline import __version__
 from sightline.collection import Generation, open_collection
 from sightline.errors import SettingError
 
 _BACKLOG = 2048
+"""Connections that the kernel keeps until they are accepted."""
+_ACCEPTED_AT_ONCE = 32
+"""asyncio accepts as many in one go as its backlog: 2,048 would come before a probe that has already been sent."""
+_LOST_SECONDS = 3.0
+"""How long answers may take when the device is lost: they are all errors."""
+_LAST_ANSWERS_SECONDS = 1.0
+_FORCE_SECONDS = 1.0
 
 
 def serve(settings: Settings, announce: Callable[[Engine, str], None]) -> None:
@@ -46,23 +60,59 @@ def serve(settings: Settings, announce: Callable[[Engine, str], None]) -> None:
     check_exposure(settings)
     gate = Gate(settings)
     tracing = open_tracing(__version__) if settings.tracing else None
+    hung_up = _mind_signals()
     listener = bind(settings.host, settings.port)
     try:
-        generation = open_collection(settings.collection, verify=settings.verify)
-        engine = build_engine(settings, generation, _load_encoder(settings, generation))
+        engine = _open_engine(settings, settings.collection)
         try:
             engine.start()
             url = url_of(settings.host, listener.getsockname()[1])
             app = create_app(engine, settings, gate=gate, tracing=tracing)
-            DrainingServer(engine, settings, app, lambda: announce(engine, url)).run(sockets=[listener])
+            gc.collect()
+            gc.freeze()  # what is loaded stays: walking over it would stop the event loop for 0.3 s now and then
+
+            def on_listening() -> None:
+                announce(engine, url)
+                if hung_up.is_set():
+                    server.reload()
+
+            server = DrainingServer(engine, settings, app, on_listening)
+            server.run(sockets=[listener])
         except OSError as error:
             raise bind_error(settings.host, settings.port, error) from error
         finally:
             engine.close()
+            if engine.batcher.running:
+                _end_soon(exit_code=1 if engine.batcher.lost else 0)
+        if engine.batcher.lost:
+            raise encoder_lost()
     finally:
         listener.close()
         if tracing is not None:
             tracing.close()
+
+
+def _mind_signals() -> threading.Event:
+    """Signals while everything is loaded: SIGTERM ends the process at once, for nothing is in flight and nothing is
+    written (and process 1 of a container would ignore it by default). The event remembers a SIGHUP for later."""
+    hung_up = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda sig, frame: os._exit(128 + sig))
+        signal.signal(signal.SIGHUP, lambda sig, frame: hung_up.set())
+    return hung_up
+
+
+def _end_soon(exit_code: int) -> None:
+    """End the process although a thread is stuck in the encoder: Python itself could wait for it or crash over it."""
+    timer = threading.Timer(_FORCE_SECONDS, os._exit, [exit_code])
+    timer.daemon = True
+    timer.start()
+
+
+def _open_engine(settings: Settings, collection: Path) -> Engine:
+    """Apart from ``serve``, which lasts and would hold the first generation as long."""
+    generation = open_collection(collection, verify=settings.verify)
+    return build_engine(settings, generation, _load_encoder(settings, generation))
 
 
 def build_engine(settings: Settings, generation: Generation, encoder: EncoderLike) -> Engine:
@@ -87,7 +137,8 @@ class DrainingServer(uvicorn.Server):
                 app or create_app(engine, settings), http=bounded_protocol(settings, engine.metrics), ws="none",
                 lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
                 h11_max_incomplete_event_size=settings.max_header_bytes, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                backlog=_BACKLOG, timeout_graceful_shutdown=max(1, round(settings.drain_timeout_seconds) + 1),
+                backlog=_ACCEPTED_AT_ONCE,
+                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds + 2 * _LAST_ANSWERS_SECONDS),
             )
         )  # fmt: skip
         self._engine = engine
@@ -99,6 +150,10 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
+        if threading.current_thread() is threading.main_thread():
+            self._loop.add_signal_handler(signal.SIGHUP, self.reload)
         if self.started:
             self._on_listening()  # not before: a client that is told the address connects at once
 
@@ -113,14 +168,31 @@ class DrainingServer(uvicorn.Server):
         else:
             self._stop()
 
+    def reload(self) -> None:
+        """Serve what ``CURRENT`` names; how it went is in the log and the metrics."""
+        run_apart(self._engine.served.reload, "reload")
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn asks ten times a second whether to go on. Without its device a process is of no use."""
+        if self._engine.batcher.lost:
+            self._engine.drain()
+            return True
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what is in flight; at the end of the drain time the engine closes and the rest get their 503."""
-        loop = asyncio.get_running_loop()
-        last_call = loop.call_later(
-            self._settings.drain_timeout_seconds, lambda: loop.run_in_executor(None, self._engine.close)
-        )
+        """Finish what is in flight; at the end of the drain time the rest get their 503."""
+        last_call = asyncio.ensure_future(self._last_call())
         await super().shutdown(sockets)
         last_call.cancel()
+
+    async def _last_call(self) -> None:
+        """Close the engine, which answers whoever waits for it; then cancel what waits for something else."""
+        patience_seconds = self._settings.drain_timeout_seconds
+        await asyncio.sleep(min(patience_seconds, _LOST_SECONDS) if self._engine.batcher.lost else patience_seconds)
+        run_apart(self._engine.close, "close")
+        await asyncio.sleep(_LAST_ANSWERS_SECONDS)
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
     def _stop(self) -> None:
         self.should_exit = True

@@ -218,6 +218,8 @@ def problem_response(
         headers["Retry-After"] = str(error.details.get("retry_after_seconds", 1))
     if isinstance(error, LengthAmbiguous):
         headers["Connection"] = "close"
+    if isinstance(error, errors.ShuttingDown):
+        headers["Connection"] = "close"  # so that the next request goes to another replica
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = str(error.details.get("allow", ""))
     if openai:

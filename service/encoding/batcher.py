@@ -111,6 +111,11 @@ class Batcher:
         return self._workers.stuck_seconds
 
     @property
+    def running(self) -> bool:
+        """Whether a thread of the encoder is still at work, as one that is stuck is after ``close``."""
+        return self._workers.running
+
+    @property
     def lost(self) -> bool:
         """Whether this process cannot use the device any more."""
         return self._workers.lost

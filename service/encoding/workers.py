@@ -119,6 +119,11 @@ class Workers:
             fail(worker.running, last_word)
         self._join(timeout_seconds)
 
+    @property
+    def running(self) -> bool:
+        """Whether a thread is still at work, as one that is stuck is after ``close``."""
+        return any(worker.thread is not None and worker.thread.is_alive() for worker in self._workers)
+
     def _join(self, timeout_seconds: float) -> None:
         until = time.monotonic() + timeout_seconds
         for worker in self._workers:

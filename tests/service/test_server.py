@@ -149,20 +149,24 @@ def test_what_does_not_end_in_the_drain_time_hears_not_ready(make_service: MakeS
     live = Live(service)
     answers: list[httpx.Response] = []
 
-    def ask() -> None:
-        answers.append(httpx.post(f"{live.url}/v1/text-to-image", json={"text": "red"}, timeout=WAIT_SECONDS))
+    def ask(text: str) -> None:
+        answers.append(httpx.post(f"{live.url}/v1/text-to-image", json={"text": text}, timeout=WAIT_SECONDS))
 
-    askers = [threading.Thread(target=ask) for _ in range(2)]
+    askers = [threading.Thread(target=ask, args=[text]) for text in ("red", "blue")]
     askers[0].start()
     assert gate.entered.acquire(timeout=WAIT_SECONDS)
     askers[1].start()
     while service.metric("sightline_queue_items", modality="text", lane="interactive") < 1:
         threading.Event().wait(0.005)
     live.server.handle_exit(signal.SIGTERM, None)
-    askers[1].join(WAIT_SECONDS)
-    assert [answer.status_code for answer in answers] == [503]
+    for asker in askers:
+        asker.join(WAIT_SECONDS)
+    assert [answer.status_code for answer in answers] == [503, 503], "also the one whose batch does not end"
+    for answer in answers:
+        assert answer.json()["code"] == "shutting_down"
+        assert answer.headers["retry-after"] == "1"
+        assert answer.headers["connection"] == "close"
     gate.opened.set()
-    askers[0].join(WAIT_SECONDS)
     live.thread.join(WAIT_SECONDS)
     assert not live.thread.is_alive()
 
