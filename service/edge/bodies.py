@@ -6,7 +6,6 @@ own header in ``sightline.images``. Large bodies are parsed in the decode pool, 
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import re
@@ -14,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import pybase64
 import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
@@ -32,7 +32,7 @@ Offload = Callable[..., Awaitable[Any]]
 Fetch = Callable[[ImageAddress], Awaitable[bytes]]
 """Fetches the picture at an address, or refuses to."""
 
-_INLINE_BYTES = 32 * 1024
+_INLINE_BYTES = 128 * 1024
 _MAX_FORM_PART_BYTES = 64 * 1024
 _RAW_TYPES = ("application/octet-stream", "")
 _UNION_MEMBERS = frozenset({"str", "list", "float", "int"})
@@ -124,7 +124,7 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
     if any(blank in text for blank in "\r\n"):
         text = text.replace("\r", "").replace("\n", "")
     try:
-        data = base64.b64decode(text, validate=True)
+        data = pybase64.b64decode(text, validate=True)  # 20 times as fast as the standard library's
     except (binascii.Error, ValueError) as error:
         raise BodyMalformed("The picture is not valid base64; encode the file's bytes with standard base64.") from error
     if not data:

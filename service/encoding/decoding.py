@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TypeVar
 
 from PIL import Image
@@ -27,45 +27,63 @@ T = TypeVar("T")
 class PixelBudget:
     """Counts pixels in flight; waiters are served in order, so a large picture is not passed over for ever.
 
-    For one event loop. A picture larger than the whole budget may run alone.
+    ``acquire`` belongs to one event loop, the rest is thread-safe. A picture larger than the budget may run alone.
     """
 
     def __init__(self, limit_pixels: int, metrics: Metrics) -> None:
         self._limit = limit_pixels
         self._used = 0
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         metrics.inflight_pixels.set_function(lambda: self._used)
 
-    async def acquire(self, pixels: int) -> None:
-        if not self._waiters and self._fits(pixels):
+    def try_acquire(self, pixels: int) -> bool:
+        """Take the pixels if that is possible at once and nobody waits."""
+        with self._lock:
+            if self._waiters or not self._fits(pixels):
+                return False
             self._used += pixels
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            return True
+
+    async def acquire(self, pixels: int) -> None:
+        """Take the pixels when it is this caller's turn."""
+        self._loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = self._loop.create_future()
         entry = (pixels, turn)
-        self._waiters.append(entry)
+        with self._lock:
+            self._waiters.append(entry)
+        self._admit()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.release(pixels)
             else:
-                self._waiters.remove(entry)
+                with self._lock:
+                    self._waiters.remove(entry)
                 self._admit()
             raise
 
     def release(self, pixels: int) -> None:
-        self._used -= pixels
-        self._admit()
+        """Give the pixels back."""
+        with self._lock:
+            self._used -= pixels
+            somebody_waits = bool(self._waiters)
+        if somebody_waits and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody counts any more
+                self._loop.call_soon_threadsafe(self._admit)
 
     def _fits(self, pixels: int) -> bool:
         return self._used == 0 or self._used + pixels <= self._limit
 
     def _admit(self) -> None:
-        while self._waiters and self._fits(self._waiters[0][0]):
-            pixels, turn = self._waiters.popleft()
-            if not turn.done():
-                self._used += pixels
-                turn.set_result(None)
+        with self._lock:
+            while self._waiters and self._fits(self._waiters[0][0]):
+                pixels, turn = self._waiters.popleft()
+                if not turn.done():
+                    self._used += pixels
+                    turn.set_result(None)
 
 
 class DecodePool:
@@ -89,18 +107,13 @@ class DecodePool:
         Raises ImageCorrupt, ImageFormatError or ImageTooLarge. When the waiting task is cancelled before its turn,
         nothing is decoded.
         """
-        header = await self.run(read_header, data, self._limits)
-        pixels = header.width_px * header.height_px * header.bytes_per_pixel // 4
-        await self._budget.acquire(pixels)
-        loop = asyncio.get_running_loop()
+        found = await self.run(self._decode_if_it_fits, data)
+        if not isinstance(found, int):
+            return found
+        await self._budget.acquire(found)
         work = self._pool.submit(self._to_pixels, data)
         # A started decode cannot be interrupted: its pixels stay counted until its thread has let them go.
-
-        def give_back(_: Future[Pixels]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody counts any more
-                loop.call_soon_threadsafe(self._budget.release, pixels)
-
-        work.add_done_callback(give_back)
+        work.add_done_callback(lambda _: self._budget.release(found))
         return await asyncio.wrap_future(work)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
@@ -113,6 +126,17 @@ class DecodePool:
 
     def close(self) -> None:
         self._pool.shutdown()
+
+    def _decode_if_it_fits(self, data: bytes) -> Pixels | int:
+        """The pixels; or, where the budget has no room, how many of it are needed."""
+        header = read_header(data, self._limits)
+        needed = header.width_px * header.height_px * header.bytes_per_pixel // 4
+        if not self._budget.try_acquire(needed):
+            return needed
+        try:
+            return self._to_pixels(data)
+        finally:
+            self._budget.release(needed)
 
     def _to_pixels(self, data: bytes) -> Pixels:
         return self._preprocess(decode_image(data, self._limits))
