@@ -50,7 +50,8 @@ def admin_router(engine: Engine) -> APIRouter:
         generation. Whatever is wrong with the new one is said here, and the old one stays. A client that leaves does
         not stop it.
         """
-        body = await read_json(request, schemas.ReloadBody, engine.offload)
+        given = bool((await request.body()).strip())
+        body = await read_json(request, schemas.ReloadBody, engine.offload) if given else schemas.ReloadBody()
         change = await asyncio.wrap_future(run_apart(lambda: engine.served.reload(body.generation), "reload"))
         return await _answer(request, change)
 

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sightline.collection.manifest import CollectionManifest
-from sightline.errors import CollectionCorrupt
 
 _BYTES_PER_ITEM = 600
 """An id as a string, its place in two tables of Python, and slack."""
@@ -19,7 +18,7 @@ def needed_bytes(directory: Path, manifest: CollectionManifest) -> int:
     """The most memory that opening and indexing a generation takes at one moment; an estimate from above.
 
     Vectors lie in the index in half precision, and once more (twice where they come in several shards) while they are
-    added to it; tables lie in memory uncompressed. Raises CollectionCorrupt.
+    added to it; tables lie in memory uncompressed.
     """
     stored = {"img_emb": 0, "text_emb": 0}
     tables = 0
@@ -37,6 +36,6 @@ def needed_bytes(directory: Path, manifest: CollectionManifest) -> int:
 def _uncompressed_bytes(path: Path) -> int:
     try:
         footer = pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
-        raise CollectionCorrupt(f"{path} cannot be read; restore it or build the collection again.") from error
+    except (OSError, pa.ArrowException):
+        return 0  # it will be opened next, and then is said what is wrong with it
     return sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))

@@ -91,7 +91,7 @@ class CollectionManifest(_Strict):
         if self.encoder.fingerprint != fingerprint:
             raise EncoderMismatch(
                 f"The collection was built by {self.encoder.name} ({self.encoder.fingerprint[:12]}) and this is "
-                f"another encoder ({fingerprint[:12]}); name the right one with --encoder or build the collection again."
+                f"another encoder ({fingerprint[:12]}); name the right one with --encoder or build it again."
             )
 
 
