@@ -18,7 +18,7 @@ from service.edge import problems
 from service.edge.problems import PROBLEM_TYPE, Problem, problem_of, status_of
 from service.encoding.quarantine import Quarantined
 from service.label_sets import LabelSetSpec
-from service.openapi import examples, schemas
+from service.openapi import dialects, examples, schemas
 from sightline import errors
 from sightline.errors import SightlineError
 
@@ -40,8 +40,8 @@ TAGS = [
     {"name": "clip-retrieval", "description": "clip-retrieval's dialect, for its clients."},
 ]
 _BODIES: tuple[type[BaseModel], ...] = (
-    schemas.TextToImageBody, schemas.ImageSearchBody, schemas.ZeroShotBody, schemas.EmbeddingsBody,
-    schemas.KnnServiceBody, schemas.ReloadBody, schemas.MetadataBody, schemas.SearchParameters,
+    schemas.TextToImageBody, schemas.ImageSearchBody, schemas.ZeroShotBody, dialects.EmbeddingsBody,
+    dialects.KnnServiceBody, schemas.ReloadBody, dialects.MetadataBody, schemas.SearchParameters,
     schemas.ZeroShotParameters, LabelSetSpec,
 )  # fmt: skip
 _REFERENCE = "#/components/schemas/{model}"
@@ -127,7 +127,7 @@ def openai_answers(
         if status != 200:
             shown = [entry["value"] for entry in response["content"].pop(PROBLEM_TYPE)["examples"].values()]
             response["content"]["application/json"] = {
-                "schema": {"$ref": _REFERENCE.format(model=schemas.OpenAIError.__name__)},
+                "schema": {"$ref": _REFERENCE.format(model=dialects.OpenAIError.__name__)},
                 "examples": {problem["code"]: {"value": examples.openai_error(problem)} for problem in shown},
             }
     return described
@@ -148,7 +148,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 title=app.title, version=app.version, description=app.description, routes=app.routes, tags=TAGS,
                 license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"}, servers=[{"url": "/"}],
             )  # fmt: skip
-            models: tuple[type[BaseModel], ...] = (*_BODIES, Problem, schemas.OpenAIError)
+            models: tuple[type[BaseModel], ...] = (*_BODIES, Problem, dialects.OpenAIError)
             _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)
             made.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
             _drop_validation_errors(made)

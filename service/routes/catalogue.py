@@ -9,7 +9,7 @@ from starlette.responses import Response
 from service.answers import envelope, item_details
 from service.engine import Engine
 from service.label_sets import MAX_LABEL_SETS
-from service.openapi import examples, schemas
+from service.openapi import dialects, examples, schemas
 from service.openapi.documentation import answers, raw_answer
 from service.routes.replies import context_of, reply
 from service.zero_shot import MAX_LABEL_CHARS, MAX_LABELS, MAX_PROMPTS, MAX_TEMPLATES
@@ -92,7 +92,7 @@ def limits_of(engine: Engine) -> dict[str, object]:
     return {
         "max_k": schemas.MAX_K,
         "max_texts": schemas.MAX_TEXTS,
-        "max_openai_inputs": schemas.MAX_OPENAI_INPUTS,
+        "max_openai_inputs": dialects.MAX_OPENAI_INPUTS,
         "max_text_chars": texts.max_chars,
         "max_word_chars": texts.max_word_chars,
         "max_labels": MAX_LABELS,

@@ -11,18 +11,18 @@ from service.answers import row_metadata
 from service.edge.bodies import read_json
 from service.edge.fetching import ImageAddress
 from service.engine import Engine
-from service.openapi import examples, schemas
+from service.openapi import dialects, examples
 from service.openapi.documentation import BODY_ERRORS, IMAGE_ROUTE, answers, json_body
 from service.routes import clip_retrieval_dialect as dialect
 from service.routes.replies import context_of, reply
 from sightline.errors import NotFound, QueryError
 
 
-class KnnAnswer(RootModel[list[schemas.KnnResult]]):
+class KnnAnswer(RootModel[list[dialects.KnnResult]]):
     """A bare list, best first."""
 
 
-class MetadataAnswer(RootModel[list[schemas.RowMetadata]]):
+class MetadataAnswer(RootModel[list[dialects.RowMetadata]]):
     """A bare list, in the order of the ids."""
 
 
@@ -37,7 +37,7 @@ def clip_retrieval_router(engine: Engine) -> APIRouter:
     @router.post(
         "/knn-service", operation_id="knnService", summary="Search, in clip-retrieval's dialect",
         responses=answers(KnnAnswer, examples.KNN_ANSWER, (*IMAGE_ROUTE, QueryError, NotFound)),
-        openapi_extra=json_body(schemas.KnnServiceBody, **examples.KNN_SERVICE),
+        openapi_extra=json_body(dialects.KnnServiceBody, **examples.KNN_SERVICE),
     )  # fmt: skip
     async def knn_service(request: Request) -> Response:
         """The pictures (`modality` image) or captions (text) nearest to a text, a picture or a vector.
@@ -45,7 +45,7 @@ def clip_retrieval_router(engine: Engine) -> APIRouter:
         Options of clip-retrieval's own pipeline are accepted; `Sightline-Ignored` names those without effect.
         """
         context = context_of(request)
-        body = await read_json(request, schemas.KnnServiceBody, engine.offload)
+        body = await read_json(request, dialects.KnnServiceBody, engine.offload)
         question = await engine.offload(
             dialect.question_of,
             body,
@@ -68,11 +68,11 @@ def clip_retrieval_router(engine: Engine) -> APIRouter:
         responses=answers(
             MetadataAnswer, examples.METADATA_ANSWER, (*BODY_ERRORS, QueryError, NotFound)
         ),
-        openapi_extra=json_body(schemas.MetadataBody, **examples.METADATA),
+        openapi_extra=json_body(dialects.MetadataBody, **examples.METADATA),
     )  # fmt: skip
     async def metadata(request: Request) -> Response:
         """What the collection knows of the rows that `POST /knn-service` named by `id`, in the order asked for."""
-        body = await read_json(request, schemas.MetadataBody, engine.offload)
+        body = await read_json(request, dialects.MetadataBody, engine.offload)
         snapshot = engine.snapshot
         dialect.check_index(body.indice_name, snapshot.generation.name)
         found = await engine.offload(row_metadata, snapshot, body.ids)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from service.edge.bodies import picture_of
 from service.edge.fetching import ImageAddress
-from service.openapi.schemas import KnnServiceBody
+from service.openapi.dialects import KnnServiceBody
 from sightline.errors import NotFound, QueryError
 
 IGNORED_HEADER = "Sightline-Ignored"

@@ -12,7 +12,7 @@ from service.context import RequestContext
 from service.edge.bodies import read_json
 from service.edge.problems import ModelUnknown
 from service.engine import Engine
-from service.openapi import examples, schemas
+from service.openapi import dialects, examples
 from service.openapi.documentation import IMAGE_ROUTE, json_body, openai_answers, with_raw
 from service.routes import openai_dialect
 from service.routes.replies import cache_header, context_of, reply
@@ -29,9 +29,9 @@ def embeddings_router(engine: Engine) -> APIRouter:
     @router.post(
         "/embeddings", tags=["embeddings"], operation_id="createEmbeddings", summary="Vectors of texts and pictures",
         responses=with_raw(openai_answers(
-            schemas.EmbeddingsAnswer, examples.EMBEDDINGS_ANSWER, (*IMAGE_ROUTE, TextError, QueryError, ModelUnknown)
+            dialects.EmbeddingsAnswer, examples.EMBEDDINGS_ANSWER, (*IMAGE_ROUTE, TextError, QueryError, ModelUnknown)
         )),
-        openapi_extra=json_body(schemas.EmbeddingsBody, **examples.EMBEDDINGS),
+        openapi_extra=json_body(dialects.EmbeddingsBody, **examples.EMBEDDINGS),
     )  # fmt: skip
     async def embeddings(request: Request) -> Response:
         """OpenAI's embeddings, for texts and pictures alike: an unmodified `openai` client works.
@@ -43,7 +43,7 @@ def embeddings_router(engine: Engine) -> APIRouter:
         data URIs, or https addresses of hosts that the operator allows.
         """
         context = context_of(request)
-        body = await read_json(request, schemas.EmbeddingsBody, engine.offload)
+        body = await read_json(request, dialects.EmbeddingsBody, engine.offload)
         openai_dialect.check_request(body, identity.name, identity.fingerprint, identity.dim)
         max_bytes = engine.settings.max_image_bytes
         if openai_dialect.is_small(body):
@@ -62,7 +62,7 @@ def embeddings_router(engine: Engine) -> APIRouter:
 
     @router.get(
         "/models", tags=["service"], operation_id="listModels", summary="The encoder that is served",
-        responses=openai_answers(schemas.ModelsAnswer, examples.MODELS_ANSWER, ()),
+        responses=openai_answers(dialects.ModelsAnswer, examples.MODELS_ANSWER, ()),
     )  # fmt: skip
     async def models(request: Request) -> Response:
         """OpenAI's list of models, with one entry. `untrained` weights give vectors without meaning."""

@@ -19,7 +19,7 @@ from service.context import naming_input
 from service.edge.bodies import picture_of
 from service.edge.fetching import ImageAddress
 from service.edge.problems import ModelUnknown
-from service.openapi.schemas import EmbeddingItem, EmbeddingsBody, Message
+from service.openapi.dialects import EmbeddingItem, EmbeddingsBody, Message
 from sightline.errors import QueryError
 
 Vectors = npt.NDArray[np.float32]

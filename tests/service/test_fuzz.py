@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.edge.problems import Problem
-from service.openapi.schemas import OpenAIError
+from service.openapi.dialects import OpenAIError
 from tests.fakes import picture_bytes
 from tests.service.conftest import Service
 

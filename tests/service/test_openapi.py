@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from service.label_sets import LabelSetSpec
-from service.openapi import examples, schemas
+from service.openapi import dialects, examples, schemas
 from tests.service.conftest import Service
 
 METHODS = {"get", "post", "put", "delete", "patch"}
@@ -102,10 +102,10 @@ BODIES: dict[str, type[BaseModel]] = {
     "TextToImageBody": schemas.TextToImageBody,
     "ImageSearchBody": schemas.ImageSearchBody,
     "ZeroShotBody": schemas.ZeroShotBody,
-    "EmbeddingsBody": schemas.EmbeddingsBody,
-    "KnnServiceBody": schemas.KnnServiceBody,
+    "EmbeddingsBody": dialects.EmbeddingsBody,
+    "KnnServiceBody": dialects.KnnServiceBody,
     "ReloadBody": schemas.ReloadBody,
-    "MetadataBody": schemas.MetadataBody,
+    "MetadataBody": dialects.MetadataBody,
     "LabelSetSpec": LabelSetSpec,
 }
 
@@ -141,8 +141,8 @@ def test_every_answer_example_validates_against_its_schema(document: dict[str, A
     answers: dict[str, type[BaseModel]] = {
         "SearchAnswer": schemas.SearchAnswer, "TextToImageAnswer": schemas.TextToImageAnswer,
         "LabelSetsAnswer": schemas.LabelSetsAnswer, "LabelSetAnswer": schemas.LabelSetAnswer,
-        "ZeroShotAnswer": schemas.ZeroShotAnswer, "EmbeddingsAnswer": schemas.EmbeddingsAnswer,
-        "ModelsAnswer": schemas.ModelsAnswer, "ItemAnswer": schemas.ItemAnswer,
+        "ZeroShotAnswer": schemas.ZeroShotAnswer, "EmbeddingsAnswer": dialects.EmbeddingsAnswer,
+        "ModelsAnswer": dialects.ModelsAnswer, "ItemAnswer": schemas.ItemAnswer,
         "CollectionsAnswer": schemas.CollectionsAnswer, "LimitsAnswer": schemas.LimitsAnswer, "Status": schemas.Status,
         "ChangeAnswer": schemas.ChangeAnswer,
     }  # fmt: skip
@@ -175,6 +175,6 @@ def test_every_problem_example_is_one_that_is_sent(document: dict[str, Any]) -> 
                         assert (value["status"], value["code"]) == (int(status), code), name
                         assert not value["detail"].startswith("One sentence"), code
                     else:
-                        assert schemas.OpenAIError.model_validate(value).error.code == code, name
+                        assert dialects.OpenAIError.model_validate(value).error.code == code, name
                     seen += 1
     assert seen > 50

@@ -8,7 +8,8 @@ import pytest
 
 from service.edge.bodies import decode_base64, explain, parse_json
 from service.edge.problems import BodyInvalid, BodyMalformed
-from service.openapi.schemas import EmbeddingsBody, SearchParameters, TextToImageBody, ZeroShotParameters
+from service.openapi.dialects import EmbeddingsBody
+from service.openapi.schemas import SearchParameters, TextToImageBody, ZeroShotParameters
 from sightline.errors import ImageCorrupt, ImageTooLarge, QueryError, SightlineError
 
 DATA = bytes(range(200))

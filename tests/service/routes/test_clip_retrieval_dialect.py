@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from service.openapi.schemas import KnnResult
+from service.openapi.dialects import KnnResult
 from tests.fakes import FakeEncoder, picture_bytes
 from tests.service.conftest import Service
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from service.edge.listener import bind, url_of
-from service.openapi import schemas
+from service.openapi import dialects
 from service.server import DrainingServer
 from tests.fakes import DIM, FINGERPRINT, SPEC, FakeEncoder, picture_bytes
 from tests.service.conftest import Service
@@ -141,7 +141,7 @@ def test_vllms_messages(service: Service) -> None:
 def test_every_form_of_an_input(service: Service, item: object) -> None:
     for sent in (item, ["red", item]):
         response = service.post("/v1/embeddings", json={"input": sent, "model": SPEC})
-        answer = schemas.EmbeddingsAnswer.model_validate_json(response.content)
+        answer = dialects.EmbeddingsAnswer.model_validate_json(response.content)
         assert answer.data[-1].embedding == pytest.approx(vector_of("green"), abs=1e-6)
 
 
@@ -180,6 +180,6 @@ def test_base64_is_little_endian_float32(service: Service) -> None:
 )
 def test_errors_have_openais_shape(service: Service, body: object, status: int, param: str | None) -> None:
     response = service.post("/v1/embeddings", json=body)
-    error = schemas.OpenAIError.model_validate_json(response.content).error
+    error = dialects.OpenAIError.model_validate_json(response.content).error
     assert (response.status_code, error.param, error.type) == (status, param, "invalid_request_error")
     assert response.headers["content-type"] == "application/json"
