@@ -84,7 +84,7 @@ class Canary:
             if admitted:
                 vectors = self._encode(_TIMEOUT_SECONDS)
             else:
-                with self._batcher.admit(self._units):
+                with self._batcher.admit(self._units, Lane.INTERACTIVE):
                     vectors = self._encode(_TIMEOUT_SECONDS)
         except (Overloaded, NotReady, DeadlineExceeded, TimeoutError):
             return False  # the batcher knows whether the encoder hangs, and says so to the probes

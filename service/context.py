@@ -18,8 +18,8 @@ class RequestContext:
     """Lives as long as its request; used by that request's task alone.
 
     ``deadline`` is on the clock of ``time.monotonic``, in seconds; a request that turns out to be bulk work and named
-    no deadline of its own gets until ``bulk_deadline``. ``stages`` holds seconds for each stage passed,
-    ``cache_outcomes`` how the request's inputs were met: hit, shared or miss.
+    no deadline of its own gets until ``bulk_deadline``. ``admitted``: part of its work has been in the queue already.
+    ``stages`` holds seconds for each stage passed, ``cache_outcomes`` how the request's inputs were met: hit, shared or miss.
     """
 
     request_id: str
@@ -28,6 +28,7 @@ class RequestContext:
     observe: StageObserver
     count_bytes: Callable[[int], None] = lambda _: None
     """Counts bytes that are fetched for this request against the limits of bodies; raises what those raise."""
+    admitted: bool = False
     stages: dict[str, float] = field(default_factory=dict)
     intervals: list[tuple[str, float, float]] = field(default_factory=list)
     """Each stage as it was passed: name, begin and end on the clock of ``time.perf_counter``."""

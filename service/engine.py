@@ -11,6 +11,7 @@ answer never mixes two generations. Every wait ends at the request's deadline.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -39,7 +40,7 @@ from service.settings import Settings
 from service.snapshot import Snapshot
 from service.supervisor import Supervisor
 from service.threads import DaemonPool
-from sightline.errors import InputError, NotReady, ShuttingDown, SightlineError
+from sightline.errors import InputError, NotReady, Overloaded, ShuttingDown, SightlineError
 from sightline.filters import Filter, parse_filter
 from sightline.images import Pixels
 from sightline.texts import check_text
@@ -52,6 +53,7 @@ U = TypeVar("U")
 Vectors = npt.NDArray[np.float32]
 
 _INLINE_INPUTS = 64
+_LOOK_AGAIN_SECONDS = 0.05
 _INLINE_BYTES = 128 * 1024
 """Checked and hashed on the event loop: SHA-256 of 128 KiB takes 0.08 to 0.3 ms."""
 
@@ -248,7 +250,7 @@ class Engine:
     def _part_size(self, inputs: Sequence[Input]) -> int:
         """Many inputs are admitted in parts, so that one request cannot hold more than a quarter of the queue."""
         dearest = self._limits.image_units if any(isinstance(one, bytes) for one in inputs) else 1
-        return max(1, self._limits.capacity_units // 4 // dearest)
+        return max(1, self.batcher.part_units // dearest)
 
     async def _encode_part(
         self, inputs: Sequence[Input], lane: Lane, context: RequestContext
@@ -256,7 +258,8 @@ class Engine:
         """Admit, decode and encode; what ``service.encoding.single_flight`` expects of an ``EncodePart``."""
         texts = [one for one in inputs if isinstance(one, str)]
         images = [one for one in inputs if isinstance(one, bytes)]
-        with self.batcher.admit(len(texts) + len(images) * self._limits.image_units):
+        with contextlib.ExitStack() as held:
+            await self._enter_queue(held, len(texts) + len(images) * self._limits.image_units, lane, context)
             context.check_deadline()
             decoded = await self._decode(images, context)
             if not all(isinstance(one, np.ndarray) for one in decoded):
@@ -269,6 +272,20 @@ class Engine:
                 )
         by_kind = (iter(outcomes[0]), iter(outcomes[1]))
         return [next(by_kind[isinstance(one, bytes)]) for one in inputs]
+
+    async def _enter_queue(self, held: contextlib.ExitStack, units: int, lane: Lane, context: RequestContext) -> None:
+        """A request's first part is refused when there is no room. Later parts wait: what was begun is finished."""
+        while True:
+            try:
+                held.enter_context(self.batcher.admit(units, lane))
+            except Overloaded:
+                if not context.admitted:
+                    raise
+            else:
+                context.admitted = True
+                return
+            context.check_deadline()
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     def _checked(self, inputs: Sequence[Input]) -> tuple[list[Input], list[bytes]]:
         """Texts within limits, and the content key of every input."""

@@ -4,7 +4,8 @@ Work is counted in units before it costs anything. A queue that is bounded in it
 one: 4,096 units are half a second for a GPU and six seconds for two cores, and a caller who is admitted to six seconds
 of waiting would have been served sooner by another replica. So the bound is the work that the encoder does in
 ``queue_seconds`` at its measured rate; it never falls below ``min_units`` (a queue that is too short fails half of a
-legal load, linkerd2 2df8deb) nor rises above ``capacity_units``.
+legal load, linkerd2 2df8deb) nor rises above ``capacity_units``. Bulk work may fill half of it, so that interactive
+work always finds room behind a bulk load.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import threading
 from collections.abc import Iterator
 
+from service.encoding.lanes import Lane
 from service.metrics import Metrics
 from sightline.errors import Overloaded
 
@@ -29,10 +31,10 @@ class Admission:
         self._least = min(min_units, capacity_units)
         self._queue_seconds = queue_seconds
         self._lock = threading.Lock()
-        self._units = 0
+        self._units = dict.fromkeys(Lane, 0)
         self._units_per_second = 0.0
         metrics.capacity_units.set_function(lambda: self.capacity_units)
-        metrics.admitted_units.set_function(lambda: self._units)
+        metrics.admitted_units.set_function(lambda: sum(self._units.values()))
 
     @property
     def capacity_units(self) -> int:
@@ -42,17 +44,19 @@ class Admission:
         return max(self._least, min(self._most, int(self._units_per_second * self._queue_seconds)))
 
     @contextlib.contextmanager
-    def admit(self, units: int) -> Iterator[None]:
+    def admit(self, units: int, lane: Lane) -> Iterator[None]:
         """Hold ``units`` while the block runs. Raises Overloaded instead of waiting."""
         with self._lock:
-            if self._units + units > self.capacity_units:
+            capacity = self.capacity_units
+            over = sum(self._units.values()) + units > capacity
+            if over or (lane is Lane.BULK and self._units[lane] + units > capacity // 2):
                 raise self._overloaded()
-            self._units += units
+            self._units[lane] += units
         try:
             yield
         finally:
             with self._lock:
-                self._units -= units
+                self._units[lane] -= units
 
     def note_batch(self, units: int, seconds: float, num_busy: int, *, saturated: bool) -> None:
         """Learn the rate from a batch. One that found the queue empty says nothing of the most that could be done."""
@@ -64,7 +68,7 @@ class Admission:
                 self._units_per_second += _WEIGHT_OF_A_BATCH * (rate - self._units_per_second)
 
     def _overloaded(self) -> Overloaded:
-        wait = self._units / self._units_per_second if self._units_per_second else 1.0
+        wait = sum(self._units.values()) / self._units_per_second if self._units_per_second else 1.0
         seconds = min(_MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(wait)))
         return Overloaded(
             f"The service is busy and its queue is full; try again in {seconds} s.",

@@ -129,14 +129,19 @@ class Batcher:
         """Start dead threads again and give up what is stuck; to be called about every second."""
         self._workers.supervise()
 
+    @property
+    def part_units(self) -> int:
+        """How much of the queue one request should hold at once: a quarter."""
+        return self._admission.capacity_units // 4
+
     # Work in
 
     @contextlib.contextmanager
-    def admit(self, units: int) -> Iterator[None]:
+    def admit(self, units: int, lane: Lane) -> Iterator[None]:
         """Hold ``units`` of the capacity while the block runs. Raises Overloaded or NotReady instead of waiting."""
         if not self.healthy:
             raise not_ready()
-        with self._admission.admit(units):
+        with self._admission.admit(units, lane):
             yield
 
     def submit(self, modality: Modality, payloads: Sequence[Any], *, lane: Lane, deadline: float) -> list[Item]:

@@ -228,6 +228,8 @@ class Workers:
                 worker.busy_since = now
                 num_busy = sum(one.busy_since is not None for one in self._workers)
                 queued = bool(self._lanes)
+                if queued:
+                    self._wake.notify()  # one call woke this thread: the rest is for the next
             fail(batch.expired, deadline_exceeded())
             self._metrics.dropped_items.labels("expired").inc(len(batch.expired))
             self._metrics.dropped_items.labels("cancelled").inc(batch.num_cancelled)

@@ -153,14 +153,62 @@ def test_an_expired_item_gets_its_error_and_never_reaches_the_encoder(
 
 def test_work_beyond_the_capacity_is_refused_and_finished_work_makes_room(make_batcher: MakeBatcher) -> None:
     batcher = make_batcher(capacity_units=10)
-    with batcher.admit(8):
-        with pytest.raises(Overloaded) as refused, batcher.admit(3):
+    with batcher.admit(8, Lane.INTERACTIVE):
+        with pytest.raises(Overloaded) as refused, batcher.admit(3, Lane.INTERACTIVE):
             pass
-        with batcher.admit(2):
+        with batcher.admit(2, Lane.INTERACTIVE):
             pass
-    with batcher.admit(10):
+    with batcher.admit(10, Lane.INTERACTIVE):
         pass
     assert refused.value.details["retry_after_seconds"] == 1
+
+
+def test_bulk_work_leaves_half_of_the_room_to_interactive_work(make_batcher: MakeBatcher) -> None:
+    batcher = make_batcher(capacity_units=10)
+    with batcher.admit(5, Lane.BULK):
+        with pytest.raises(Overloaded), batcher.admit(1, Lane.BULK):
+            pass
+        with batcher.admit(5, Lane.INTERACTIVE):
+            pass
+
+
+def test_what_is_admitted_is_what_is_done_in_the_allowed_time(make_batcher: MakeBatcher, encoder: Encoder) -> None:
+    clock = Clock()
+    batcher = make_batcher(clock=clock, max_batch=10, capacity_units=1000, min_units=5, queue_seconds=2.0)
+
+    def take_half_a_second(batch: list[Any]) -> None:
+        clock.now += 0.5
+
+    encoder.fault = take_half_a_second
+    block(batcher, encoder)
+    futures = submit(batcher, *range(10))
+    encoder.gate.set()
+    for future in futures:
+        outcome(future)
+    outcome(submit(batcher, 1)[0])  # the full batch is recorded by now: at most 20 units a second, at least 2
+    with pytest.raises(Overloaded), batcher.admit(41, Lane.INTERACTIVE):
+        pass
+    with batcher.admit(5, Lane.INTERACTIVE):
+        pass
+
+
+def test_two_workers_run_two_batches_at_once(encoder: Encoder) -> None:
+    alone: list[bool] = []
+    batcher = Batcher(
+        dict.fromkeys(Modality, encoder), BatcherLimits(dict.fromkeys(Modality, 1)), Metrics("0"),
+        num_workers=2, before_batch=alone.append,
+    )  # fmt: skip
+    batcher.start()
+    encoder.gate.clear()
+    futures = submit(batcher, 1, 2)
+    assert encoder.entered.acquire(timeout=WAIT_SECONDS)
+    assert encoder.entered.acquire(timeout=WAIT_SECONDS)  # both are in the encoder
+    encoder.gate.set()
+    assert [outcome(future) for future in futures] == [1.0, 2.0]
+    assert alone == [False, False]
+    outcome(submit(batcher, 3)[0])
+    batcher.close()
+    assert alone[-1] is True
 
 
 def test_the_time_to_come_back_follows_from_the_measured_rate(make_batcher: MakeBatcher, encoder: Encoder) -> None:
@@ -174,7 +222,7 @@ def test_the_time_to_come_back_follows_from_the_measured_rate(make_batcher: Make
     (future,) = submit(batcher, 1)
     outcome(future)
     submit(batcher, 2)[0].result(WAIT_SECONDS)  # the first batch's rate is recorded by now: half a unit a second
-    with batcher.admit(7), pytest.raises(Overloaded) as refused, batcher.admit(4):
+    with batcher.admit(7, Lane.INTERACTIVE), pytest.raises(Overloaded) as refused, batcher.admit(4, Lane.INTERACTIVE):
         pass
     assert refused.value.details["retry_after_seconds"] == 14
 
@@ -280,7 +328,7 @@ def test_work_is_refused_while_the_thread_is_dead(make_batcher: MakeBatcher, enc
     batcher = make_batcher(restart_delay_seconds=WAIT_SECONDS)
     assert isinstance(outcome(submit(batcher, 1)[0]), NotReady)
     assert not batcher.healthy
-    with pytest.raises(NotReady), batcher.admit(1):
+    with pytest.raises(NotReady), batcher.admit(1, Lane.INTERACTIVE):
         pass
     with pytest.raises(NotReady):
         submit(batcher, 2)
