@@ -67,7 +67,7 @@ def test_probes(make_service: MakeService) -> None:
     service.engine.drain()
     assert service.get("/livez").status_code == 200
     draining = service.get("/readyz")
-    assert (draining.status_code, draining.json()["code"]) == (503, "not_ready")
+    assert (draining.status_code, draining.json()["code"]) == (503, "shutting_down")
     assert draining.headers["retry-after"]
     assert service.metric("sightline_ready") == 0
     assert service.post("/v1/text-to-image", json={"text": "red"}).status_code == 200, "in-flight work is finished"
