@@ -33,7 +33,7 @@ from sightline import __version__
 from sightline.errors import SightlineError
 
 _CORS_HEADERS = ("Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "X-Request-Timeout-Ms", "traceparent")
-_CORS_SHOWN = ("X-Request-ID", "Server-Timing", "Retry-After", "WWW-Authenticate")
+_CORS_SHOWN = ("X-Request-ID", "X-Sightline-Cache", "Server-Timing", "Retry-After", "WWW-Authenticate")
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
 """FastAPI's own would write exceptions' texts and what was sent; ``service.edge.tracing`` takes its place."""
 
