@@ -14,7 +14,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from sightline.errors import Overloaded
 
-PROBE_PATHS = frozenset({"/livez", "/readyz"})
+PROBE_PATHS = frozenset({"/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})
 """Answered whatever happens: they need no key, count against no limit and are not logged."""
 _UNLIMITED_PATHS = PROBE_PATHS | {"/metrics"}
 _SLOW_START_SECONDS = 5.0
@@ -103,6 +103,7 @@ class Intake:
 
     def leave(self) -> None:
         """Give back the place and the bytes."""
+        self._context.count_bytes = _count_no_more  # ends a cycle of references
         self._admit.num_requests -= self._has_place
         self._admit.num_bytes -= self.num_bytes
 
@@ -121,6 +122,10 @@ class Intake:
             raise body_too_large(settings.max_body_bytes)
         if self._admit.num_bytes > settings.max_buffered_bytes:
             raise Overloaded("Too many large bodies are being received; try again in 1 s.", retry_after_seconds=1)
+
+
+def _count_no_more(size: int) -> None:
+    """In the place of ``Intake.count`` when a request has ended."""
 
 
 def body_too_large(limit_bytes: int) -> BodyTooLarge:

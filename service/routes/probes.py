@@ -46,6 +46,11 @@ def probes_router(engine: Engine) -> APIRouter:
             raise reason
         return JSONResponse({"status": "ready"})
 
+    # The names that KServe, Triton and common load balancers ask for.
+    router.add_api_route("/v2/health/live", live, include_in_schema=False)
+    router.add_api_route("/v2/health/ready", ready, include_in_schema=False)
+    router.add_api_route("/health", ready, include_in_schema=False)
+
     @router.get(
         "/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response,
         responses={200: raw_answer("The Prometheus text format.", "text/plain")},
