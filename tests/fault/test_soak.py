@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -250,15 +251,14 @@ async def scenario(url: str, num_requests: int) -> tuple[Counter[int], State, St
 
 @pytest.mark.fault
 @pytest.mark.timeout(0)
-def test_nothing_is_left_behind(collection: Path, pytestconfig: pytest.Config) -> None:
+def test_nothing_is_left_behind(collection: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """R24, R6: memory, files, series and every gauge of work in hand are what they were after the warm-up."""
     num_requests = int(os.environ.get("SIGHTLINE_SOAK_REQUESTS", DEFAULT_REQUESTS))
     watchdog_seconds = 300 + num_requests / 10
     with serving(collection, "--set", "log_level=error", watchdog_seconds=watchdog_seconds) as url:
         seen, before, after = asyncio.run(scenario(url, num_requests))
-    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    for line in (f"{num_requests} requests: {dict(sorted(seen.items()))}", f"before {before}", f"after  {after}"):
-        reporter.write_line(line)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{num_requests} requests: {dict(sorted(seen.items()))}\nbefore {before}\nafter  {after}\n")
     assert max(seen) < 500
     assert min(seen) >= 0
     assert after.resident_bytes - before.resident_bytes <= MAX_GROWTH_BYTES
