@@ -187,6 +187,7 @@ class CancelOnDisconnect:
         finally:
             watcher.cancel()
             work.cancel()
+            del work, watcher  # an error's traceback holds this frame: without this a cycle that only gc could end
 
 
 async def _run(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

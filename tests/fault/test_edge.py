@@ -25,7 +25,7 @@ from tests.e2e.running import command, serving
 pytestmark = pytest.mark.fault
 
 NUM_SLOW = 500
-PER_SECOND = 500
+PER_SECOND = 250
 """New connections a second: the clients share two cores with the service that they attack."""
 DEADLINE_SECONDS = 3.0
 PROBE_SECONDS = 0.2
