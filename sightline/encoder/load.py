@@ -15,10 +15,11 @@ from torch import nn
 from sightline import bundle
 from sightline.bundle import ScoreScale, fingerprint_of
 from sightline.encoder.checkpoint import Checkpoint, hash_weights, load_checkpoint
+from sightline.encoder.cuda import CudaImageTower
 from sightline.encoder.int8 import Int8ImageTower
 from sightline.encoder.packing import pack_weights, with_quick_attention
 from sightline.encoder.precision import bf16_copy, has_bf16_matrix_units, probe_images, probe_tokens
-from sightline.encoder.runtime import Encoder, EncoderIdentity, TorchImageTower
+from sightline.encoder.runtime import Encoder, EncoderIdentity, ImageTower, TorchImageTower
 from sightline.encoder.spec import parse_spec
 from sightline.encoder.text_tower import WholeTextTower, text_tower
 from sightline.errors import EncoderUnsuitable, SettingError
@@ -70,7 +71,8 @@ def wrap_checkpoint(checkpoint: Checkpoint, *, device: str = "auto", precision: 
         precision=name,
     )
     checkpoint.model.to(chosen)
-    tower = TorchImageTower(image.to(chosen), checkpoint.pixels, chosen)
+    kind = CudaImageTower if chosen.type == "cuda" else TorchImageTower
+    tower: ImageTower = kind(image.to(chosen), checkpoint.pixels, chosen)
     return Encoder(identity, checkpoint, tower, text.to(chosen), chosen)
 
 
