@@ -38,6 +38,7 @@ SightlineError
     ├── Overloaded                 the queue is full; try again
     ├── NotReady                   starting or mending itself
     │   ├── ShuttingDown           the process ends; another replica answers
+    │   ├── OutOfMemory            no room for this item at this moment
     │   └── EncoderLost            the accelerator cannot be used again by this process
     ├── DeadlineExceeded           the caller's time is over
     └── EncodingFailed             the encoder failed on this item
@@ -212,6 +213,10 @@ class NotReady(ServiceError):
 
 class ShuttingDown(NotReady):
     code = "shutting_down"
+
+
+class OutOfMemory(NotReady):
+    code = "out_of_memory"
 
 
 class EncoderLost(NotReady):

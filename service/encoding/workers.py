@@ -23,7 +23,15 @@ from service.context import deadline_exceeded
 from service.encoding.admission import Admission
 from service.encoding.lanes import Batch, Ceiling, Item, ItemFailed, Lanes, Modality, Vectors, WorkerDied
 from service.metrics import Metrics
-from sightline.errors import ConfigurationError, EncoderLost, EncodingFailed, NotReady, ShuttingDown, SightlineError
+from sightline.errors import (
+    ConfigurationError,
+    EncoderLost,
+    EncodingFailed,
+    NotReady,
+    OutOfMemory,
+    ShuttingDown,
+    SightlineError,
+)
 
 Encode = Callable[[list[Any]], Vectors]
 """Payloads of one modality → float32 ``[B, D]``; called by the workers alone, by several of them at once."""
@@ -313,8 +321,9 @@ def _complete(item: Item, vector: Vectors) -> None:
 
 
 def _failure(error: BaseException, *, transient: bool) -> SightlineError:
-    """``transient``: the same item may well succeed another time."""
+    """``transient``: memory ran out, so the same item may well succeed another time."""
     if isinstance(error, SightlineError) and not isinstance(error, EncodingFailed):
         return error
-    kind = EncodingFailed if transient else ItemFailed
-    return kind("The encoder failed on this item alone; check the input or try another one.")
+    if transient:
+        return OutOfMemory("There is no memory for this item at this moment; try again shortly.", retry_after_seconds=1)
+    return ItemFailed("The encoder failed on this item alone; check the input or try another one.")

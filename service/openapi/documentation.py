@@ -46,7 +46,9 @@ _BODIES: tuple[type[BaseModel], ...] = (
 )  # fmt: skip
 _REFERENCE = "#/components/schemas/{model}"
 BODY_ERRORS = (problems.BodyMalformed, problems.BodyTooLarge, problems.MediaTypeUnsupported, problems.BodyInvalid)
-_ENCODER_ERRORS = (Quarantined, errors.Overloaded, errors.EncodingFailed, errors.NotReady, errors.DeadlineExceeded)
+_ENCODER_ERRORS = (
+    Quarantined, errors.Overloaded, errors.EncodingFailed, errors.NotReady, errors.OutOfMemory, errors.DeadlineExceeded
+)  # fmt: skip
 TEXT_ROUTE = (*BODY_ERRORS, *_ENCODER_ERRORS)
 IMAGE_ROUTE = (
     *BODY_ERRORS, errors.ImageCorrupt, errors.ImageTooLarge, errors.ImageFormatError,

@@ -46,6 +46,7 @@ SENTENCES = {
     "collection again.",
     "memory_short": "There is not enough free memory to load the generation beside the one that is served; free some, "
     "give the service more, or start it anew with the other generation.",
+    "out_of_memory": "There is no memory for this item at this moment; try again shortly.",
     "shutting_down": "The service is shutting down; send the request to another replica.",
     "encoder_lost": "The accelerator cannot be used by this process any longer; it ends, to be started anew.",
     "overloaded": "The service is busy and its queue is full; try again in 2 s.",
