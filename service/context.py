@@ -40,7 +40,6 @@ class RequestContext:
     key_name: str | None = None
     error_code: str | None = None
     num_bytes_in: int = 0
-    batch_items: int | None = None
     cache_outcomes: set[str] = field(default_factory=set)
 
     @contextlib.contextmanager

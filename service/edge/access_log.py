@@ -26,7 +26,7 @@ def log_access(context: RequestContext, method: str, route: str, status: int, se
         "duration_ms": round(seconds * 1000, 2),
         "stages_ms": {name: round(spent * 1000, 2) for name, spent in context.stages.items()},
         "bytes_in": context.num_bytes_in,
-        "batch_items": context.batch_items,
+        "cache": sorted(context.cache_outcomes) or None,
         "client_closed": status == 499,
         "error": context.error_code,
         "key": context.key_name,
