@@ -23,7 +23,8 @@ def test_a_job_gives_its_result_or_its_error() -> None:
 
 
 def test_a_cancelled_job_is_not_run() -> None:
-    pool, gate, ran = DaemonPool(1, "test"), threading.Event(), []
+    pool, gate = DaemonPool(1, "test"), threading.Event()
+    ran: list[int] = []
     first = pool.submit(gate.wait, WAIT_SECONDS)
     second = pool.submit(ran.append, 1)
     assert second.cancel()
