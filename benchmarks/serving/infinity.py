@@ -1,9 +1,9 @@
 """The peer: Infinity (``infinity_emb``, MIT) in an environment of its own, on the weights that Sightline serves.
 
-What was learnt while getting version 0.0.78 to run; the first two hold for 0.0.77 too:
+What was learnt while getting version 0.0.78 to run:
 
-* its image route answers 500 without ``aiohttp``, which the extra ``all`` does not bring;
-* ``--dtype bfloat16`` reaches CLIP on CUDA only, so on a CPU the two variants compute the same in fp32;
+* its image route needs ``aiohttp``, which has to be installed beside it;
+* ``--dtype bfloat16`` reaches CLIP on CUDA only: on a CPU the vectors are the same to the last bit with it and without;
 * with transformers 4 its CLIP texts are cut to 20 tokens (``config.max_length`` is the generation default), which
   shortens long texts and so works in its favour here.
 """

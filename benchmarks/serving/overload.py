@@ -13,12 +13,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.serving.bars import Bar, Spread, ratios, spread, table
 from benchmarks.serving.generator import GeneratorFailed, generate
+from benchmarks.serving.neighbours import Neighbours
 from benchmarks.serving.pictures import NUM_PICTURES, open_pool, write_source
 from benchmarks.serving.requests import SHAPES
 from benchmarks.serving.servers import Server, ServerFailed, build_collection, sightline_server
@@ -47,17 +49,20 @@ def _benchmark(options: argparse.Namespace) -> int:
     collection = out / f"{name}-collection"
     build_collection(spec, out / "source", collection, options.device, out / "logs" / f"{name}-index.log")
     with sightline_server(collection, out / "logs" / "overload.log", device=options.device, encoder=spec) as server:
+        neighbours = Neighbours(server.pid)
         if options.corrupt:
             title, result, bars = "Damaged pictures", *_corrupt(server, folder, options)
         else:
             title, result, bars = "Overload", *_overload(server, folder, options)
+        usage = neighbours.usage()
     machine = describe_machine()
     described = (
         "Machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()) + f". Load: {options.shape}."
+    described += f" Other work took {usage.other_cores:.2f} cores, other machines {usage.stolen_cores:.2f}."
     )
     text = f"## {title}\n\n{described}\n\n{table(bars)}\n"
     stem = out / ("corrupt" if options.corrupt else "overload")
-    record = {"machine": machine, **result, "bars": [bar.as_json() for bar in bars]}
+    record = {"machine": machine, **asdict(usage), **result, "bars": [bar.as_json() for bar in bars]}
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)

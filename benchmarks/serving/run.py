@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from benchmarks.serving.connection import connect
 from benchmarks.serving.generator import generate, json_of
+from benchmarks.serving.neighbours import Neighbours
 from benchmarks.serving.pictures import Pool, open_pool
 from benchmarks.serving.requests import INFINITY, SIGHTLINE, Shape, prepare
 from benchmarks.serving.servers import Server
@@ -109,26 +110,27 @@ def _measure(
     for number, load in enumerate(loads_of(schedule.clients)):
         if load.own and variant.kind != "sightline":
             continue
+        neighbours = Neighbours(server.pid)
         figures = generate(
             server, load.shape, pool, "--dialect", variant.kind, "--clients", load.clients, "--seconds",
             schedule.seconds, "--warmup-seconds", schedule.warmup_seconds, "--first", 97 * (number + 7 * repetition),
         )  # fmt: skip
+        figures |= asdict(neighbours.usage())
         results.figures.setdefault(variant.name, {}).setdefault(load.name, []).append(figures)
         say(
             f"  {load.name}: {figures['throughput_per_second']:.1f}/s, p50 {figures['latency']['p50_ms']} ms, "
-            f"failed {figures['num_due'] - figures['num_ok']}"
+            f"failed {figures['num_due'] - figures['num_ok']}, other work on {figures['other_cores']:.2f} cores"
         )
 
 
 def _ceilings(variant: Variant, schedule: Schedule, pool: Path) -> dict[str, Any]:
     assert variant.encoder is not None
-    return json_of(
-        [
-            sys.executable, "-m", "benchmarks.serving.ceilings", "--encoder", variant.encoder, "--device",
-            schedule.device, "--precision", variant.precision, "--pool", str(pool), "--seconds",
-            str(schedule.ceiling_seconds),
-        ]
-    )  # fmt: skip
+    neighbours = Neighbours()
+    figures = json_of([
+        sys.executable, "-m", "benchmarks.serving.ceilings", "--encoder", variant.encoder, "--device", schedule.device,
+        "--precision", variant.precision, "--pool", str(pool), "--seconds", str(schedule.ceiling_seconds),
+    ])  # fmt: skip
+    return figures | asdict(neighbours.usage())
 
 
 async def _vectors(variant: Variant, server: Server, pool: Pool) -> dict[str, npt.NDArray[np.float64]]:
