@@ -56,10 +56,9 @@ def _benchmark(options: argparse.Namespace) -> int:
             title, result, bars = "Overload", *_overload(server, folder, options)
         usage = neighbours.usage()
     machine = describe_machine()
-    described = (
-        "Machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()) + f". Load: {options.shape}."
-    described += f" Other work took {usage.other_cores:.2f} cores, other machines {usage.stolen_cores:.2f}."
-    )
+    described = "Machine: " + ", ".join(f"{key} {value}" for key, value in machine.items())
+    described += f". Load: {options.shape}. Other work took {usage.other_cores:.2f} cores, "
+    described += f"other machines on the host {usage.stolen_cores:.2f}."
     text = f"## {title}\n\n{described}\n\n{table(bars)}\n"
     stem = out / ("corrupt" if options.corrupt else "overload")
     record = {"machine": machine, **asdict(usage), **result, "bars": [bar.as_json() for bar in bars]}
