@@ -31,9 +31,9 @@ class _Job:
 
 
 class DaemonPool(Executor):
-    """A fixed number of daemon threads; jobs run in the order in which they came. Thread-safe.
+    """A fixed number of daemon threads, started with the first job; jobs run in the order in which they came.
 
-    A job that runs out of memory fails with NotReady: the same request may well succeed in a moment.
+    Thread-safe. A job that runs out of memory fails with NotReady: the same request may well succeed in a moment.
     """
 
     def __init__(self, num_threads: int, name: str, on_restart: Callable[[], None] = lambda: None) -> None:
@@ -43,7 +43,8 @@ class DaemonPool(Executor):
         self._lock = threading.Lock()
         self._closed = False
         self._running: dict[threading.Thread, _Job] = {}
-        self._threads = [self._thread(number) for number in range(num_threads)]
+        self._num_threads = num_threads
+        self._threads: list[threading.Thread] = []
 
     def submit(self, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> Future[T]:
         """Queue a call. Raises ShuttingDown after the end."""
@@ -51,6 +52,8 @@ class DaemonPool(Executor):
         with self._lock:
             if self._closed:
                 raise _shutting_down()
+            if not self._threads:
+                self._threads = [self._thread(number) for number in range(self._num_threads)]
             self._jobs.put(_Job(future, lambda: function(*arguments, **named)))
         return future
 

@@ -18,7 +18,6 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
@@ -27,6 +26,7 @@ from service.context import RequestContext, deadline_exceeded, naming_input
 from service.edge.hosts import HOST_NAME, is_public, parse_address
 from service.edge.problems import UrlFailed, UrlNotAllowed
 from service.metrics import Metrics
+from service.threads import DaemonPool
 from sightline.errors import ImageTooLarge, SightlineError
 
 Resolver = Callable[[str, int], list[str]]
@@ -87,7 +87,7 @@ class Fetcher:
         self._resolve = resolve or _look_up
         self._transport = transport or _Transports()
         self._slots = asyncio.Semaphore(_MAX_PARALLEL)
-        self._resolvers = ThreadPoolExecutor(_MAX_PARALLEL, thread_name_prefix="resolve")
+        self._resolvers = DaemonPool(_MAX_PARALLEL, "resolve")
 
     @property
     def max_urls(self) -> int:
@@ -124,7 +124,7 @@ class Fetcher:
 
     def close(self) -> None:
         """End the threads that look up names; a look-up that hangs is left behind."""
-        self._resolvers.shutdown(wait=False, cancel_futures=True)
+        self._resolvers.shutdown()
 
     # Parts
 

@@ -37,7 +37,7 @@ Encode = Callable[[list[Any]], Vectors]
 """Payloads of one modality → float32 ``[B, D]``; called by the workers alone, by several of them at once."""
 
 _STALL_FACTOR = 3.0
-_BATCHES_REMEMBERED = 256
+_BATCHES_REMEMBERED = 32
 _HOPELESS_SECONDS = 30.0
 _CLOSING_GRACE_SECONDS = 0.5
 
@@ -95,7 +95,7 @@ class Workers:
         self._is_lost = is_lost
         self._workers = [_Worker() for _ in range(num_workers)]
         self._closing = threading.Event()
-        self._good_seconds: deque[float] = deque(maxlen=_BATCHES_REMEMBERED)
+        self._past: dict[tuple[Modality, int], deque[float]] = {}
         self._down_since: float | None = None
         self.open = False
         self.lost = False
@@ -170,7 +170,7 @@ class Workers:
     def stuck_seconds(self) -> float:
         """For how long the slowest running batch has been longer than any batch should be; 0 when none is.
 
-        A batch may take ``stall_seconds``, and three times as long as the longest of the last good batches.
+        A batch may take ``stall_seconds``, and three times as long as the longest of the last batches of any size.
         """
         return max(0.0, *(self._overdue_seconds(worker) for worker in self._workers))
 
@@ -184,7 +184,8 @@ class Workers:
 
     @property
     def _allowed_seconds(self) -> float:
-        return max(self._stall_seconds, _STALL_FACTOR * max(tuple(self._good_seconds), default=0.0))
+        longest = max((seconds for past in tuple(self._past.values()) for seconds in tuple(past)), default=0.0)
+        return max(self._stall_seconds, _STALL_FACTOR * longest)
 
     def _overdue_seconds(self, worker: _Worker) -> float:
         since = worker.busy_since
@@ -243,9 +244,9 @@ class Workers:
             self._metrics.dropped_items.labels("cancelled").inc(batch.num_cancelled)
             if batch.items:
                 self._before_batch(num_busy == 1 and not queued)
-                self._run(batch, now)
+                self._run(worker, batch, now)
                 seconds = self._clock() - now
-                self._good_seconds.append(seconds)
+                self._remember(batch, seconds)
                 full = len(batch.items) >= self._ceilings[batch.modality].now
                 units = self._units(batch.modality) * len(batch.items)
                 self._admission.note_batch(units, seconds, num_busy, saturated=queued or full)
@@ -253,7 +254,12 @@ class Workers:
                 worker.running = []
                 worker.busy_since = None
 
-    def _run(self, batch: Batch, started: float) -> None:
+    def _remember(self, batch: Batch, seconds: float) -> None:
+        """By kind and size: many small batches must not make us forget how long the rare large ones take."""
+        key = (batch.modality, len(batch.items).bit_length())
+        self._past.setdefault(key, deque(maxlen=_BATCHES_REMEMBERED)).append(seconds)
+
+    def _run(self, worker: _Worker, batch: Batch, started: float) -> None:
         """Encode a batch, cutting it until every item has its result or its error."""
         modality, metrics = batch.modality, self._metrics
         for item in batch.items:
@@ -261,6 +267,7 @@ class Workers:
         groups = [batch.items]
         while groups:
             group = groups.pop()
+            worker.busy_since = self._clock()  # a batch that is cut makes headway with every part
             result = self._attempt(modality, group)
             if not isinstance(result, Exception):
                 for item, vector in zip(group, result, strict=True):

@@ -71,6 +71,29 @@ def test_a_longer_batch_is_given_longer_where_long_batches_are_good() -> None:
     batcher.close()
 
 
+def test_small_batches_do_not_make_the_large_ones_forgotten() -> None:
+    encoder, clock = Encoder(), Clock()
+    batcher = build(encoder, clock)
+
+    def take_its_time(batch: list[Any]) -> None:
+        clock.now += 4.0 if len(batch) > 4 else 0.1
+
+    block(batcher, encoder)
+    many = submit(batcher, *range(1, 8))
+    encoder.fault = take_its_time
+    encoder.gate.set()
+    assert [outcome(one) for one in many] == [float(number) for number in range(1, 8)]
+    for number in range(100):
+        outcome(submit(batcher, number)[0])
+    while encoder.entered.acquire(blocking=False):
+        pass
+    block(batcher, encoder)
+    clock.now += 11.0
+    assert batcher.healthy
+    encoder.gate.set()
+    batcher.close()
+
+
 def test_half_a_minute_in_one_batch_is_hopeless() -> None:
     """R17: liveness fails, later than readiness."""
     encoder, clock = Encoder(), Clock()
