@@ -23,7 +23,10 @@ Clause = Callable[[MetadataColumns], Mask]
 """Columns to bool ``[N]``, an array of its own: which rows fulfil the clause."""
 
 _COMPARE = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
-_MAX_CONDITIONS = 64
+MAX_CONDITIONS = 64
+"""In one filter, groups within groups counted too: each is a look at every row."""
+MAX_VALUES = 10_000
+"""In one ``any``."""
 _MAX_DEPTH = 4
 
 
@@ -40,7 +43,7 @@ class Filter:
 
 def parse_filter(raw: object) -> Filter:
     """Parse a filter from JSON. Raises QueryError with what is wrong and what would be right."""
-    budget = [_MAX_CONDITIONS]
+    budget = [MAX_CONDITIONS]
     return Filter(_clause(raw, budget, depth=0))
 
 
@@ -53,7 +56,9 @@ def _clause(raw: object, budget: list[int], depth: int) -> Clause:
         return _condition(raw, budget)
     unknown = set(raw) - {"must", "should", "must_not"}
     if unknown:
-        raise QueryError(f"'{min(map(str, unknown))}' is no part of a filter; use must, should and must_not.")
+        raise QueryError(f"'{min(unknown)[:64]}' is no part of a filter; use must, should and must_not.")
+    if depth:
+        _spend(budget)
     must, should, must_not = (
         [_clause(part, budget, depth + 1) for part in _list(raw.get(name, []), name)]
         for name in ("must", "should", "must_not")
@@ -72,6 +77,13 @@ def _clause(raw: object, budget: list[int], depth: int) -> Clause:
     return rows
 
 
+def _spend(budget: list[int]) -> None:
+    """Count a condition, or a group of them within another: either costs a look at every row."""
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise QueryError(f"The filter has more than {MAX_CONDITIONS} conditions.", limit_conditions=MAX_CONDITIONS)
+
+
 def _list(raw: object, name: str) -> list[object]:
     if not isinstance(raw, list):
         raise QueryError(f"'{name}' of a filter is a list of conditions.")
@@ -79,15 +91,15 @@ def _list(raw: object, name: str) -> list[object]:
 
 
 def _condition(raw: dict[str, Any], budget: list[int]) -> Clause:
-    budget[0] -= 1
-    if budget[0] < 0:
-        raise QueryError(f"The filter has more than {_MAX_CONDITIONS} conditions.", limit_conditions=_MAX_CONDITIONS)
+    _spend(budget)
     key, tests = raw["key"], set(raw) - {"key"}
     if not isinstance(key, str) or len(tests) != 1 or not tests <= {"match", "any", "range"}:
         raise QueryError("A condition has a key and exactly one of match, any and range.")
     if "range" in raw:
         return _in_range(key, raw["range"])
     wanted = [raw["match"]] if "match" in raw else _list(raw["any"], "any")
+    if len(wanted) > MAX_VALUES:
+        raise QueryError(f"An any of the filter has more than {MAX_VALUES:,} values.", limit_values=MAX_VALUES)
     values = [_scalar(value) for value in wanted]
     return lambda columns: columns.column(key).equal_to(values, columns.num_rows)
 

@@ -188,6 +188,8 @@ LIMITS_ANSWER: dict[str, Any] = {
     "max_image_side_px": 16384,
     "max_image_aspect_ratio": 100.0,
     "image_formats": ["JPEG", "PNG", "WEBP", "GIF", "BMP"],
+    "max_filter_conditions": 64,
+    "max_filter_values": 10000,
     "max_image_urls": 0,
     "max_header_bytes": 32768,
     "max_connections": 2048,

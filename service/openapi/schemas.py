@@ -192,6 +192,8 @@ class LimitsAnswer(BaseModel):
     max_image_side_px: int
     max_image_aspect_ratio: float
     image_formats: list[str]
+    max_filter_conditions: int
+    max_filter_values: Annotated[int, Field(description="Values in one any of a filter.")]
     max_image_urls: Annotated[int, Field(description="Addresses of pictures in one request; 0: none are fetched.")]
     max_header_bytes: int
     max_connections: int

@@ -14,6 +14,7 @@ from service.openapi.documentation import answers, raw_answer
 from service.routes.replies import context_of, reply
 from service.zero_shot import MAX_LABEL_CHARS, MAX_LABELS, MAX_PROMPTS, MAX_TEMPLATES
 from sightline.errors import NotFound
+from sightline.filters import MAX_CONDITIONS, MAX_VALUES
 
 _THUMBNAIL_HEADERS = {"Cache-Control": "private, max-age=60", "Content-Disposition": "inline; filename=thumbnail.webp"}
 
@@ -106,6 +107,8 @@ def limits_of(engine: Engine) -> dict[str, object]:
         "max_image_side_px": images.max_side_px,
         "max_image_aspect_ratio": images.max_aspect_ratio,
         "image_formats": list(images.formats),
+        "max_filter_conditions": MAX_CONDITIONS,
+        "max_filter_values": MAX_VALUES,
         "max_image_urls": engine.fetcher.max_urls,
         "max_header_bytes": settings.max_header_bytes,
         "max_connections": settings.max_connections,

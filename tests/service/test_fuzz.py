@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from service.edge.problems import Problem
 from service.openapi.dialects import OpenAIError
+from tests import fuzzing
 from tests.fakes import picture_bytes
 from tests.service.conftest import Service
 
@@ -78,3 +79,10 @@ def test_damaged_pictures(service: Service, picture: bytes, place: float, junk: 
 def test_query_strings(service: Service, query: dict[str, str], route: str) -> None:
     check(service, route, content=GREEN, params={key: value.encode("utf-8", "replace") for key, value in query.items()})
     check(service, route, files={"image": GREEN}, data={k: v.encode("utf-8", "replace") for k, v in query.items()})
+
+
+def test_damaged_files_bodies_and_filters_are_answered_or_refused() -> None:
+    """B26, as much of it as a quick run has time for; ``tests/fault/test_mutations.py`` goes on for longer."""
+    assert fuzzing.fuzz_pictures(10_000) > 500, "some damage does no harm: fewer means that the header was never passed"
+    assert fuzzing.fuzz_bodies(20_000) > 500
+    assert fuzzing.fuzz_filters(20_000) > 500

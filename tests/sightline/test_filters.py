@@ -52,3 +52,20 @@ def test_filters_keep_what_they_say(raw: dict[str, object], kept: list[int]) -> 
 def test_what_is_no_filter_is_refused(raw: object) -> None:
     with pytest.raises(QueryError):
         parse_filter(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"must": [{"key": "a", "match": 1}] * 65}, "more than 64 conditions"),
+        ({"must": [{"should": []}] * 65}, "more than 64 conditions"),
+        ({"key": "a", "any": list(range(10_001))}, "more than 10,000 values"),
+        ({"x" * 1000: []}, "^'x{64}' is no part"),
+    ],
+    ids=["conditions", "groups", "values", "long key"],
+)
+def test_a_filter_that_costs_too_much_is_refused(raw: object, words: str) -> None:
+    with pytest.raises(QueryError, match=words):
+        parse_filter(raw)
+    at_the_limit = {"must": [{"key": "a", "any": list(range(10_000))}, *[{"key": "a", "match": 1}] * 63]}
+    assert parse_filter(at_the_limit)
