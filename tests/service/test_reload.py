@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from service.current_watch import CurrentWatch
 from service.edge.problems import NothingBefore, ReloadRunning
-from service.memory import available_bytes
-from service.served import Served
-from service.snapshot import index_generation
 from sightline.collection import Generation, current_name, needed_bytes, open_collection, read_manifest
 from sightline.errors import (
     CountMismatch,
@@ -37,32 +31,25 @@ from sightline.errors import (
 )
 from tests.fakes import DIM, FINGERPRINT, FakeEncoder, build_fake_collection
 from tests.service.conftest import Service
+from tests.service.generations import (
+    FIRST,
+    SECOND,
+    MakeServed,
+    cut_dimensions,
+    cut_rows,
+    damage_manifest,
+    make_served,
+    other_encoder,
+    photos,
+    reloads,
+    repeat_id,
+    scale_vectors,
+    truncate,
+)
 
-FIRST = ("red", "green", "blue", "yellow")
-SECOND = ("blue", "red", "yellow", "green", "cyan")
+__all__ = ["make_served", "photos"]
+
 WAIT_SECONDS = 10.0
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A collection of two generations: the same rows show other colours in the second, which CURRENT names."""
-    build_fake_collection(tmp_path / "photos", FIRST)
-    build_fake_collection(tmp_path / "photos", SECOND)
-    return tmp_path / "photos"
-
-
-MakeServed = Callable[..., Served]
-
-
-@pytest.fixture
-def make_served(photos: Path) -> MakeServed:
-    def make(**options: Any) -> Served:
-        from service.metrics import Metrics
-
-        snapshot = index_generation(open_collection(photos, "gen-000001"), FINGERPRINT)
-        return Served(snapshot, dim=DIM, metrics=Metrics("0"), **{"free_bytes": lambda: None, **options})
-
-    return make
 
 
 @pytest.fixture
@@ -80,10 +67,6 @@ def make_live(photos: Path) -> Iterator[Callable[..., Service]]:
     yield make
     for service in made:
         service.engine.close()
-
-
-def reloads(served: Served, result: str) -> float:
-    return served._metrics.registry.get_sample_value("sightline_reloads_total", {"result": result}) or 0.0
 
 
 def test_current_is_what_a_reload_without_a_name_serves(make_served: MakeServed) -> None:
@@ -131,64 +114,6 @@ def test_a_name_is_a_name_and_never_a_path(make_served: MakeServed, name: str) -
     with pytest.raises(GenerationUnknown, match="gen-000009"):
         served.reload("gen-000009")
     assert reloads(served, "refused") >= 1
-
-
-def damage_manifest(**changes: Any) -> Callable[[Path], None]:
-    def damage(directory: Path) -> None:
-        path = directory / "manifest.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return damage
-
-
-def reseal(directory: Path) -> None:
-    """Make the manifest's hashes true again: what is wrong must be found by looking, not by hashing."""
-    from sightline.storage import record_files
-
-    files = {name: one.model_dump() for name, one in record_files(directory, leave_out="manifest.json").items()}
-    damage_manifest(files=files)(directory)
-
-
-def scale_vectors(directory: Path) -> None:
-    path = directory / "img_emb" / "img_emb_0.npy"
-    np.save(path, (2 * np.load(path)).astype(np.float16))
-    reseal(directory)
-
-
-def cut_rows(directory: Path) -> None:
-    path = directory / "img_emb" / "img_emb_0.npy"
-    np.save(path, np.load(path)[:-1])
-    reseal(directory)
-
-
-def cut_dimensions(directory: Path) -> None:
-    path = directory / "img_emb" / "img_emb_0.npy"
-    np.save(path, np.load(path)[:, :-1])
-    reseal(directory)
-
-
-def truncate(share: float) -> Callable[[Path], None]:
-    def damage(directory: Path) -> None:
-        path = directory / "img_emb" / "img_emb_0.npy"
-        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-
-    return damage
-
-
-def repeat_id(directory: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = directory / "metadata" / "metadata_0.parquet"
-    table = pq.read_table(path)
-    ids = ["same"] * table.num_rows
-    pq.write_table(table.set_column(0, "item_id", pa.array(ids)), path)
-    reseal(directory)
-
-
-def other_encoder(directory: Path) -> None:
-    encoder = json.loads((directory / "manifest.json").read_text())["encoder"]
-    damage_manifest(encoder=encoder | {"fingerprint": "0" * 64, "name": "another"})(directory)
 
 
 DAMAGES: list[tuple[Callable[[Path], object], type[SightlineError], str]] = [
@@ -287,76 +212,6 @@ def test_nothing_is_installed_after_the_end(make_served: MakeServed) -> None:
     assert served.snapshot.generation.generation == "gen-000001"
     with pytest.raises(ShuttingDown):
         served.reload()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def look(watch: CurrentWatch, clock: Clock) -> None:
-    """One look, and the end of what it began."""
-    clock.now += 1.0
-    watch.look()
-    if watch._change is not None:
-        watch._change.exception(WAIT_SECONDS)
-
-
-def point(photos: Path, name: str) -> None:
-    (photos / "CURRENT").write_text(f"{name}\n")
-
-
-def test_a_published_generation_is_served_unasked(make_served: MakeServed, photos: Path) -> None:
-    point(photos, "gen-000001")
-    served, clock = make_served(), Clock()
-    watch = CurrentWatch(served, 1.0, clock)
-    look(watch, clock)
-    assert served.snapshot.generation.generation == "gen-000001"
-    point(photos, "gen-000002")
-    look(watch, clock)
-    assert served.snapshot.generation.generation == "gen-000002"
-    served.rollback()
-    look(watch, clock)
-    assert served.snapshot.generation.generation == "gen-000001", "a rollback is not undone"
-
-
-def test_a_bad_generation_is_tried_once(make_served: MakeServed, photos: Path) -> None:
-    point(photos, "gen-000001")
-    served, clock = make_served(), Clock()
-    watch = CurrentWatch(served, 1.0, clock)
-    good = (photos / "gen-000002" / "img_emb" / "img_emb_0.npy").read_bytes()
-    truncate(0.5)(photos / "gen-000002")
-    point(photos, "gen-000002")
-    for _ in range(3):
-        look(watch, clock)
-    assert reloads(served, "refused") == 1
-    (photos / "gen-000002" / "img_emb" / "img_emb_0.npy").write_bytes(good)
-    point(photos, "gen-000001")
-    look(watch, clock)
-    point(photos, "gen-000002")
-    look(watch, clock)
-    assert served.snapshot.generation.generation == "gen-000002"
-
-
-def test_watching_is_off_unless_asked_for(make_served: MakeServed, photos: Path) -> None:
-    point(photos, "gen-000001")
-    served, clock = make_served(), Clock()
-    watch = CurrentWatch(served, 0.0, clock)
-    point(photos, "gen-000002")
-    look(watch, clock)
-    assert served.snapshot.generation.generation == "gen-000001"
-
-
-@pytest.mark.parametrize("name", ["CURRENT", "gen-000002/manifest.json"])
-def test_a_current_that_cannot_be_read_changes_nothing(make_served: MakeServed, photos: Path, name: str) -> None:
-    served, clock = make_served(), Clock()
-    watch = CurrentWatch(served, 1.0, clock)
-    (photos / name).unlink()
-    look(watch, clock)
-    assert served.snapshot.generation.generation == "gen-000001"
 
 
 def test_files_overwritten_or_cut_in_place_change_no_answer(make_live: Callable[..., Service], photos: Path) -> None:
@@ -482,26 +337,6 @@ def test_answers_never_mix_two_generations(make_live: Callable[..., Service]) ->
     assert asyncio.run(scenario()) > 20
     assert seen == set(colours)
     assert live.metric("sightline_reloads_total", result="swapped") == 20
-
-
-def test_free_memory_is_the_least_of_machine_and_container(tmp_path: Path) -> None:
-    assert available_bytes(tmp_path) is None
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
-    assert available_bytes(tmp_path) == 4000 * 1024
-    group = tmp_path / "sys/fs/cgroup"
-    group.mkdir(parents=True)
-    (group / "memory.current").write_text("900000\n")
-    (group / "memory.max").write_text("max\n")
-    assert available_bytes(tmp_path) == 4000 * 1024
-    (group / "memory.max").write_text("1000000\n")
-    (group / "memory.stat").write_text("anon 1\ninactive_file 50000\n")
-    assert available_bytes(tmp_path) == 150_000
-    old = group / "memory"
-    old.mkdir()
-    (old / "memory.limit_in_bytes").write_text("2000\n")
-    (old / "memory.usage_in_bytes").write_text("3000\n")
-    assert available_bytes(tmp_path) == 0
 
 
 def test_the_name_in_current_is_read_as_a_name(photos: Path) -> None:
