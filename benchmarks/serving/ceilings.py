@@ -7,10 +7,12 @@ Measured with every core busy, because two cores of one machine are not twice on
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,11 +39,11 @@ def measure(encoder: Encoder, pool: Pool, seconds: float, cores: int) -> dict[st
 
     decoded = np.stack([pixels_of(data) for data in pool.pictures[:64]])  # [64, H, W, 3]
     kind = "cuda" if encoder.device.type == "cuda" else "cpu"
-    images = _by_batch(encoder, decoded, IMAGE_BATCHES[kind], seconds)
-    texts = {size: _texts_per_second(encoder, pool, size, seconds) for size in TEXT_BATCHES}
-    decode_rate = _decodes_per_second(pixels_of, pool, seconds, cores)
-    encode_rate = max(images.values())
+    images = _by_batch(encoder, decoded, IMAGE_BATCHES[kind], seconds, cores)
+    texts = {size: _texts_per_second(encoder, pool, size, seconds, cores) for size in TEXT_BATCHES}
     numbers = itertools.count()
+    decode_rate = _rate(lambda: pixels_of(_next(pool.pictures, numbers)), 1, seconds, cores, 1)
+    encode_rate = max(images.values())
     return {
         "cores": cores,
         "precision": encoder.identity.precision,
@@ -69,47 +71,52 @@ def roofline(cores: int, decode_core_seconds: float, encoder_core_seconds: float
     return cores / (decode_core_seconds + encoder_core_seconds)
 
 
-def _decodes_per_second(pixels_of: Callable[[bytes], Pixels], pool: Pool, seconds: float, cores: int) -> float:
-    deadline = time.perf_counter() + seconds
-
-    def work(first: int) -> int:
-        done = 0
-        for data in itertools.islice(itertools.cycle(pool.pictures), first, None, cores):
-            if time.perf_counter() >= deadline:
-                break
-            pixels_of(data)
-            done += 1
-        return done
-
-    with ThreadPoolExecutor(cores) as threads:
-        started = time.perf_counter()
-        num = sum(threads.map(work, range(cores)))
-        return num / (time.perf_counter() - started)
-
-
-def _by_batch(encoder: Encoder, decoded: Pixels, sizes: tuple[int, ...], seconds: float) -> dict[int, float]:
+def _by_batch(
+    encoder: Encoder, decoded: Pixels, sizes: tuple[int, ...], seconds: float, cores: int
+) -> dict[int, float]:
     """Images a second by batch size; larger ones are left out once a batch takes longer than ``seconds``."""
     rates: dict[int, float] = {}
     for size in sizes:
-        rates[size] = _images_per_second(encoder, decoded, size, seconds)
+        batch = np.resize(decoded, (size, *decoded.shape[1:]))  # [B, H, W, 3]
+        rates[size] = _best_rate(functools.partial(encoder.encode_pixels, batch), size, seconds, cores)
         if size / rates[size] > seconds:
             break
     return rates
 
 
-def _images_per_second(encoder: Encoder, decoded: Pixels, size: int, seconds: float) -> float:
-    batch = np.resize(decoded, (size, *decoded.shape[1:]))  # [B, H, W, 3]
-    return size / _median_seconds(lambda: encoder.encode_pixels(batch), seconds)
-
-
-def _texts_per_second(encoder: Encoder, pool: Pool, size: int, seconds: float) -> float:
+def _texts_per_second(encoder: Encoder, pool: Pool, size: int, seconds: float, cores: int) -> float:
     starts = itertools.cycle(range(0, len(pool.captions) - size, size))
 
     def run() -> None:
         start = next(starts)
         encoder.encode_texts(pool.captions[start : start + size])
 
-    return size / _mean_seconds(run, seconds)
+    return _best_rate(run, size, seconds, cores)
+
+
+def _best_rate(run: Callable[[], object], size: int, seconds: float, cores: int) -> float:
+    """The better of one batch on all cores and a batch on each core."""
+    return max(_rate(run, size, seconds, 1, cores), _rate(run, size, seconds, cores, 1))
+
+
+def _rate(run: Callable[[], object], size: int, seconds: float, num_threads: int, torch_threads: int) -> float:
+    """Items a second when ``num_threads`` threads run batches of ``size``, each with ``torch_threads`` of torch's."""
+    together = threading.Barrier(num_threads)
+
+    def work() -> tuple[float, float, int]:
+        torch.set_num_threads(torch_threads)
+        run()
+        together.wait()
+        started, num = time.perf_counter(), 0
+        while not num or time.perf_counter() < started + seconds:
+            run()
+            num += size
+        return started, time.perf_counter(), num
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        spans = [future.result() for future in [threads.submit(work) for _ in range(num_threads)]]
+    begin, end = min(span[0] for span in spans), max(span[1] for span in spans)
+    return sum(span[2] for span in spans) / (end - begin)
 
 
 def _alone_seconds(run: Callable[[], object], seconds: float) -> float:
@@ -124,14 +131,6 @@ def _alone_seconds(run: Callable[[], object], seconds: float) -> float:
 
 
 def _median_seconds(run: Callable[[], object], seconds: float) -> float:
-    return statistics.median(_times(run, seconds))
-
-
-def _mean_seconds(run: Callable[[], object], seconds: float) -> float:
-    return statistics.fmean(_times(run, seconds))
-
-
-def _times(run: Callable[[], object], seconds: float) -> list[float]:
     run()
     times: list[float] = []
     deadline = time.perf_counter() + seconds
@@ -139,7 +138,7 @@ def _times(run: Callable[[], object], seconds: float) -> list[float]:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
-    return times
+    return statistics.median(times)
 
 
 def _next(items: tuple[Any, ...], numbers: itertools.count[int]) -> Any:

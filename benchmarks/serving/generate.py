@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup-seconds", type=float, default=2.0)
     parser.add_argument("--max-connections", type=int, default=1024)
     parser.add_argument("--corrupt", type=float, default=0.0, help="share of damaged pictures, 0 to 1")
-    parser.add_argument("--first", type=int, default=0, help="where in the pool to begin")
+    parser.add_argument("--first", type=int, default=0, help="number of the first request; pictures carry it")
     parser.add_argument("--seed", type=int, default=0, help="of the Poisson arrivals")
     parser.add_argument("--num-pictures", type=int, default=NUM_PICTURES)
     parser.add_argument(

@@ -11,6 +11,9 @@ from typing import Any
 from benchmarks.serving.requests import Shape
 from benchmarks.serving.servers import Server
 
+APART = 1_000_003
+"""How far apart the first numbers of two loads on one server lie, so that no picture comes twice."""
+
 
 class GeneratorFailed(Exception):
     """The generator ended without figures; the text has what it wrote."""

@@ -22,16 +22,18 @@ _PAUSE_AFTER_LOSS_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Target:
-    """Who is asked, with what. ``first`` is where in the pool to begin, so that runs do not repeat each other."""
+    """Who is asked, with what. ``first`` is the number to begin with, so that runs do not repeat each other."""
 
     host: str
     port: int
     requests: Sequence[Prepared]
     first: int = 0
 
-    def pool(self) -> Iterator[Prepared]:
-        at = self.first % len(self.requests)
-        return itertools.chain(self.requests[at:], itertools.cycle(self.requests))
+    def pool(self) -> Iterator[tuple[Prepared, bytes]]:
+        """Requests for ever, each with the bytes to send: numbered, so that no picture is sent twice."""
+        for number in itertools.count(self.first):
+            request = self.requests[number % len(self.requests)]
+            yield request, request.numbered(number)
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,13 @@ async def closed_loop(
         connection: Connection | None = None
         try:
             while time.perf_counter() < end:
-                request = next(pool)
+                request, wire = next(pool)
                 sent = time.perf_counter()
                 try:
                     if connection is None or connection.closed:
                         connection = await connect(target.host, target.port)
                         sent = time.perf_counter()
-                    samples.append(await _ask(connection, request, sent, sent))
+                    samples.append(await _ask(connection, request, wire, sent, sent))
                 except ConnectionLost:
                     samples.append(Sample(sent, sent, time.perf_counter(), LOST, None, 0, request.healthy))
                     connection = None
@@ -99,7 +101,7 @@ async def open_loop(
     begin = time.perf_counter() + 0.05
     start = begin + warmup_seconds
 
-    async def send(request: Prepared, due: float) -> None:
+    async def send(request: Prepared, wire: bytes, due: float) -> None:
         nonlocal opened
         sent = due
         connection: Connection | None = None
@@ -110,7 +112,7 @@ async def open_loop(
                     opened += 1
                     connection = await connect(target.host, target.port)
                 sent = time.perf_counter()
-                samples.append(await _ask(connection, request, due, sent))
+                samples.append(await _ask(connection, request, wire, due, sent))
                 if not connection.closed:
                     idle.append(connection)
         except ConnectionLost:
@@ -124,11 +126,11 @@ async def open_loop(
     under_way: set[asyncio.Task[None]] = set()
     pool = target.pool()
     for offset in schedule(rate_per_second, warmup_seconds + seconds, arrivals, seed):
-        request = next(pool)
+        request, wire = next(pool)
         wait = begin + offset - time.perf_counter()
         if wait > 0:
             await asyncio.sleep(wait)
-        task = asyncio.create_task(send(request, begin + offset))
+        task = asyncio.create_task(send(request, wire, begin + offset))
         under_way.add(task)
         task.add_done_callback(under_way.discard)
     leftover = list(under_way)
@@ -156,8 +158,8 @@ def schedule(rate_per_second: float, seconds: float, arrivals: Arrivals, seed: i
         due += gaps.expovariate(rate_per_second)
 
 
-async def _ask(connection: Connection, request: Prepared, due: float, sent: float) -> Sample:
-    answer = await connection.exchange(request.wire)
+async def _ask(connection: Connection, request: Prepared, wire: bytes, due: float, sent: float) -> Sample:
+    answer = await connection.exchange(wire)
     return Sample(due, sent, time.perf_counter(), answer.status, answer.retry_after, answer.num_bytes, request.healthy)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.serving.bars import Bar, Spread, ratios, spread, table
-from benchmarks.serving.generator import GeneratorFailed, generate
+from benchmarks.serving.generator import APART, GeneratorFailed, generate
 from benchmarks.serving.neighbours import Neighbours
 from benchmarks.serving.pictures import NUM_PICTURES, open_pool, write_source
 from benchmarks.serving.requests import SHAPES
@@ -72,24 +72,24 @@ def _benchmark(options: argparse.Namespace) -> int:
 def _overload(server: Server, pool: Path, options: argparse.Namespace) -> tuple[dict[str, Any], list[Bar]]:
     seconds = 4.0 if options.quick else options.seconds
 
-    def load(first: int, *arguments: str | float) -> dict[str, Any]:
-        return generate(server, options.shape, pool, "--seconds", seconds, "--first", first, *arguments)
+    def load(number: int, *arguments: str | float) -> dict[str, Any]:
+        return generate(server, options.shape, pool, "--seconds", seconds, "--first", APART * number, *arguments)
 
     before = load(0, "--clients", options.clients)
     rate = before["throughput_per_second"]
-    usual = load(111, "--rate", 0.8 * rate)
+    usual = load(1, "--rate", 0.8 * rate)
     watcher = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.serving.probe", server.url, "--pid", str(server.pid), "--seconds",
          str(seconds + 4)],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        over = load(222, "--rate", options.factor * rate)
+        over = load(2, "--rate", options.factor * rate)
         watched: dict[str, Any] = json.loads(watcher.communicate(timeout=seconds + 60)[0])
     finally:
         watcher.kill()
         watcher.wait()
-    after = load(333, "--clients", options.clients)
+    after = load(3, "--clients", options.clients)
     result = {"capacity_before": before, "usual": usual, "overload": over, "capacity_after": after, "watched": watched}
     return result, overload_bars(before, usual, over, after, watched)
 
@@ -130,8 +130,9 @@ def _corrupt(server: Server, pool: Path, options: argparse.Namespace) -> tuple[d
     seconds = 4.0 if options.quick else options.seconds
     runs: dict[str, list[dict[str, Any]]] = {"clean": [], "damaged": []}
     for repetition in range(2 if options.quick else options.repetitions):
-        for name, share in (("clean", 0.0), ("damaged", options.corrupt)):
-            arguments = ["--clients", options.clients, "--corrupt", share, "--first", 97 * repetition]
+        for number, (name, share) in enumerate((("clean", 0.0), ("damaged", options.corrupt))):
+            first = APART * (2 * repetition + number)
+            arguments = ["--clients", options.clients, "--corrupt", share, "--first", first]
             runs[name].append(generate(server, options.shape, pool, "--seconds", seconds, *arguments))
     return runs, corrupt_bars(runs["clean"], runs["damaged"])
 

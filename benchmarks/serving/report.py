@@ -99,6 +99,7 @@ def _ceilings(results: Results, names: Sequence[str]) -> str:
         "encoder alone, images/s": "encoder_images_per_second",
         "roofline, images/s": "roofline_images_per_second",
         "text encoder alone, texts/s": "encoder_texts_per_second",
+        "others' cores": "other_cores",
     }
     lines = ["| all cores, in this run | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     for name in names:

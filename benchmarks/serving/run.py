@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.serving.connection import connect
-from benchmarks.serving.generator import generate, json_of
+from benchmarks.serving.generator import APART, generate, json_of
 from benchmarks.serving.neighbours import Neighbours
 from benchmarks.serving.pictures import Pool, open_pool
 from benchmarks.serving.requests import INFINITY, SIGHTLINE, Shape, prepare
@@ -113,7 +113,7 @@ def _measure(
         neighbours = Neighbours(server.pid)
         figures = generate(
             server, load.shape, pool, "--dialect", variant.kind, "--clients", load.clients, "--seconds",
-            schedule.seconds, "--warmup-seconds", schedule.warmup_seconds, "--first", 97 * (number + 7 * repetition),
+            schedule.seconds, "--warmup-seconds", schedule.warmup_seconds, "--first", APART * (number + 7 * repetition),
         )  # fmt: skip
         figures |= asdict(neighbours.usage())
         results.figures.setdefault(variant.name, {}).setdefault(load.name, []).append(figures)

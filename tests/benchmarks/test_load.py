@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
+import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from benchmarks.serving.connection import parse_head, unchunk
 from benchmarks.serving.load import Recorded, Target, closed_loop, open_loop, schedule
-from benchmarks.serving.pictures import Pool
+from benchmarks.serving.pictures import Pool, open_pool
 from benchmarks.serving.requests import INFINITY, Prepared, prepare
 from benchmarks.serving.summary import LOST, UNANSWERED
+from sightline.images import ImageLimits, decode_image
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BUSY = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n"
@@ -125,6 +129,22 @@ def test_damaged_pictures_are_an_exact_share_in_a_fixed_place() -> None:
     assert damaged == [99, 199, 299, 399, 499]
     assert len(prepared[99].wire) == len(prepared[98].wire) - 20
     assert all(request.healthy for request in prepare("openai-image", pool, "h", 1))
+
+
+def test_no_two_requests_carry_the_same_picture(tmp_path: Path) -> None:
+    """Neither raw nor in base64; the pixels stay the same."""
+    pool = open_pool(tmp_path, None, 2)
+    pixels = decode_image(pool.pictures[0], ImageLimits()).tobytes()
+    for shape in ("image-to-image", "openai-image"):
+        asked = Target("h", 1, prepare(shape, pool, "h", 1), first=10)
+        wires = [wire for _, wire in itertools.islice(asked.pool(), 6)]
+        assert len(set(wires)) == 6
+        assert len({len(wire) for wire in wires[::2]}) == 1
+        body = wires[2].split(b"\r\n\r\n", 1)[1]
+        if shape == "openai-image":
+            body = base64.b64decode(json.loads(body)["input"][0].partition(",")[2], validate=True)
+        assert body not in pool.pictures
+        assert decode_image(body, ImageLimits()).tobytes() == pixels
 
 
 def test_both_servers_get_the_same_picture_in_their_own_dialect() -> None:
