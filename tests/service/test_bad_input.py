@@ -16,6 +16,7 @@ GREEN = picture_bytes("green", (64, 64))
 JPEG = picture_bytes("green", (64, 64), "JPEG")
 IMAGE_ROUTES = ["/v1/image-to-text", "/v1/image-to-image", "/v1/zero-shot"]
 LABELS = {"labels": ["red", "green"]}
+JSON = {"content-type": "application/json"}
 
 
 def encoded(data: bytes) -> str:
@@ -53,6 +54,7 @@ def check_problem(response: Any, status: int, code: str) -> str:
     ids=["empty", "stub", "words", "svg", "pdf", "cut png", "cut jpeg", "strip", "long side"],
 )  # fmt: skip
 def test_what_is_no_good_picture(service: Service, route: str, form: str, data: bytes, status: int, code: str) -> None:
+    """B1, B3-B5, B12: in each of the three forms, on each route."""
     more = LABELS if route == "/v1/zero-shot" else {}
     forms: dict[str, dict[str, Any]] = {
         "raw": {"content": data, "headers": {"content-type": "image/jpeg"}, "params": more},
@@ -83,6 +85,7 @@ def test_what_is_no_good_picture(service: Service, route: str, form: str, data: 
 def test_bodies_that_are_not_what_they_say(
     service: Service, route: str, content_type: str, content: bytes, status: int, code: str
 ) -> None:
+    """B1"""
     if "image-to" in route and b"labels" in content:
         content = content.replace(b', "labels": ["a"]', b"")
     check_problem(service.post(route, content=content, headers={"content-type": content_type}), status, code)
@@ -135,10 +138,17 @@ def test_a_parameter_given_in_two_places_is_refused(service: Service) -> None:
         ({"text": ["red", ""]}, "invalid_text"),
         ({"text": "red " * 300}, "invalid_text"),
         ({"text": "r" * 101}, "invalid_text"),
+        ({"text": "r" * 16_000}, "invalid_text"),
+        ({"text": "word " * 200_000}, "invalid_text"),
+        ({"text": "\u200b" * 101}, "invalid_text"),
         ({"text": "red", "k": 0}, "invalid_request"),
         ({"text": "red", "k": 1001}, "invalid_request"),
         ({"text": "red", "k": 2.5}, "invalid_request"),
+        ({"text": "red", "k": -1}, "invalid_request"),
+        ({"text": "red", "k": 10**9}, "invalid_request"),
         ({"text": "red", "k": -(10**30)}, "invalid_request"),
+        ({"text": "red", "k": "a"}, "invalid_request"),
+        ({"text": "red", "k": None}, "invalid_request"),
         ({"text": "red", "min_score": 1.5}, "invalid_request"),
         ({"text": "red", "limit": 3}, "invalid_request"),
         ({"text": ["red"] * 65}, "invalid_request"),
@@ -147,11 +157,69 @@ def test_a_parameter_given_in_two_places_is_refused(service: Service) -> None:
     ],
 )  # fmt: skip
 def test_text_questions_that_are_wrong(service: Service, body: dict[str, Any], code: str) -> None:
+    """B14, B16"""
     check_problem(service.post("/v1/text-to-image", json=body), 422, code)
 
 
 def test_half_a_surrogate_pair_is_no_json(service: Service) -> None:
+    """B14"""
     check_problem(service.post("/v1/text-to-image", content=b'{"text": "red \\ud800"}'), 400, "malformed_body")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "red\0blue", "\u202ered \u200f\u05d0", "\U0001f600" * 60, "\U0001f468\u200d\U0001f469\u200d\U0001f467 red",
+        "a" + "\u0300" * 60, "\ufdfa" * 60, "\x01\x02\x1f\x7f", "\ufeffred", "\ue000\ufffe\uffff",
+        "<|endoftext|> {} %s",
+    ],
+    ids=["NUL", "right to left", "emoji", "family", "marks", "one for eighteen", "control", "byte order", "no signs",
+         "special"],
+)  # fmt: skip
+def test_strange_texts_are_texts(service: Service, text: str) -> None:
+    """B14: NUL, right to left, emoji, marks, private and forbidden signs."""
+    answer = service.post("/v1/text-to-image", json={"text": text})
+    assert answer.status_code == 200
+    assert all(-1 <= result["score"] <= 1 for result in answer.json()["results"])
+    assert service.post("/v1/zero-shot", json={"image": encoded(GREEN), "labels": [text, "red"]}).status_code == 200
+
+
+@pytest.mark.parametrize("k", ["NaN", "1e999", "-Infinity", "1e3", "3.0"])
+def test_numbers_that_are_no_counts(service: Service, k: str) -> None:
+    """B16"""
+    answer = service.post("/v1/text-to-image", content=f'{{"text": "red", "k": {k}}}', headers=JSON)
+    assert answer.status_code in (400, 422)
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "code"),
+    [
+        (encoded(GREEN)[:-5] + "!" + encoded(GREEN)[-4:], 400, "malformed_body"),
+        (encoded(GREEN)[:20] + " " + encoded(GREEN)[20:], 400, "malformed_body"),
+        (encoded(b"\xfb\xff" * 9).replace("+", "-").replace("/", "_"), 400, "malformed_body"),
+        ("data:image/png;base64,data:image/png;base64," + encoded(GREEN), 400, "malformed_body"),
+        ("data:image/png," + encoded(GREEN), 400, "malformed_body"),
+        ("data:,", 400, "malformed_body"),
+        ("\0" * 8, 400, "malformed_body"),
+        ("data:text/html;base64," + encoded(b"<script>alert(1)</script>"), 415, "image_format"),
+        ("data:image/png;base64,", 422, "image_corrupt"),
+        ("=" * 4, 400, "malformed_body"),
+        ("A" * 2000, 413, "image_too_large"),
+        ("%" * 2000, 413, "image_too_large"),
+    ],
+    ids=["sign", "blank", "url-safe", "nested", "no base64", "no data", "NUL", "html", "empty", "padding", "4/3",
+         "4/3, no base64"],
+)  # fmt: skip
+def test_base64_that_is_none_or_too_much(make_service: MakeService, image: str, status: int, code: str) -> None:
+    """B13: the length is looked at before anything is decoded."""
+    service = make_service(max_image_bytes=1024)
+    check_problem(service.post("/v1/image-to-image", json={"image": image}), status, code)
+
+
+def test_lines_in_base64_are_read_over(service: Service) -> None:
+    """B13: as email and the base64 command write it."""
+    lines = base64.encodebytes(GREEN).decode()
+    assert service.post("/v1/image-to-image", json={"image": lines}).status_code == 200
 
 
 def test_which_of_several_texts_is_wrong(service: Service) -> None:
@@ -167,6 +235,9 @@ def test_which_of_several_texts_is_wrong(service: Service) -> None:
         ({"labels": ["red", "red"]}, "invalid_query"),
         ({"labels": [""]}, "invalid_query"),
         ({"labels": [f"{n}" for n in range(1001)]}, "invalid_request"),
+        ({"labels": [f"{n}" for n in range(10_001)]}, "invalid_request"),
+        ({"labels": ["red", "r" * 10_000]}, "invalid_query"),
+        ({"labels": [f"{n}" for n in range(200)], "templates": [f"{n} {{}}" for n in range(60)]}, "invalid_query"),
         ({"labels": ["red"], "templates": ["a photo"]}, "invalid_query"),
         ({"labels": ["red"], "templates": []}, "invalid_request"),
         ({"labels": "red"}, "invalid_request"),
@@ -174,6 +245,7 @@ def test_which_of_several_texts_is_wrong(service: Service) -> None:
     ],
 )  # fmt: skip
 def test_labels_that_are_wrong(service: Service, fields: dict[str, Any], code: str) -> None:
+    """B15"""
     check_problem(service.post("/v1/zero-shot", json={"image": encoded(GREEN), **fields}), 422, code)
 
 
@@ -202,6 +274,7 @@ def raise_secret(modality: str, batch: object) -> None:
 
 
 def test_an_encoders_failure_is_told_without_its_text(make_service: MakeService) -> None:
+    """R9"""
     service = make_service(encoder=FakeEncoder(before_encode=raise_secret))
     response = service.post("/v1/text-to-image", json={"text": ["red", "poison"]})
     check_problem(response, 500, "encoding_failed")
