@@ -21,6 +21,24 @@ PUBLIC, OTHER_PUBLIC = "93.184.216.34", "8.8.8.8"
 PICTURE = picture_bytes("green")
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
+NOT_PLAIN = [
+    "https://127.0.0.1/", "https://0.0.0.0/", "https://[::1]/", "https://[::ffff:127.0.0.1]/",
+    "https://169.254.169.254/latest/meta-data/", "https://[fd00:ec2::254]/", "https://[64:ff9b::a9fe:a9fe]/",
+    "https://[2002:7f00:1::]/", "https://127.1/", "https://2130706433/", "https://0x7f000001/",
+    "https://0177.0.0.1/", "https://①②⑦.0.0.1/",
+    f"http://{HOST}\\@127.0.0.1/", f"http://{HOST}#@127.0.0.1/", f"http://{HOST}:80@127.0.0.1/",
+    f"https://{HOST}@127.0.0.1/", f"https://user:password@{HOST}/", f"https://@{HOST}/", f"https:/{HOST}/a",
+    f"https:///{HOST}/", f"https:\\\\{HOST}\\a", f"//{HOST}/a", f"https://{HOST}:/a", f"https://{HOST}./a",
+    f"https://{HOST}/a b", f"https://{HOST}/a\tb", f"https://{HOST}/a\r\nHost: x", f"https://{HOST}/\x00",
+    f"https://{HOST}/ä", f"https://{HOST}/%zz", f"https://{HOST}/a#b", f"https://{HOST}\u3002/", f" https://{HOST}/",
+    f"https://{HOST}/\n", f"https://{HOST}/" + "a" * 2048, f"https://{HOST}%2f@127.0.0.1/", "https://", "https:",
+    "file:///etc/passwd", f"gopher://{HOST}/", f"ftp://{HOST}/a.png", "javascript:alert(1)", "ht\u200btps://x/",
+]  # fmt: skip
+NOT_LISTED = [
+    "https://other.example/", f"https://sub.{HOST}/", f"https://{HOST}.other.example/", "https://localhost/",
+    f"https://{HOST}:8443/", f"https://{HOST}:80/", f"http://{HOST}:443/", f"https://{HOST}:99999/",
+]  # fmt: skip
+
 
 class Names:
     """A resolver: each look-up takes the next answer, and the last one stays."""
