@@ -23,7 +23,7 @@ from benchmarks.serving.infinity import ensure_environment
 from benchmarks.serving.pictures import NUM_PICTURES, open_pool, write_source
 from benchmarks.serving.report import OURS, OURS_INT8, PEER, cpu_bars, gpu_bars, page
 from benchmarks.serving.run import Schedule, run
-from benchmarks.serving.servers import ServerFailed, build_collection
+from benchmarks.serving.servers import ServerFailed, build_collection, end_servers_on_sigterm
 from benchmarks.serving.variants import Variant
 from sightline.encoder import load_encoder
 
@@ -33,6 +33,7 @@ MISSED, NO_GPU, FAILED = 1, 2, 3
 
 def main() -> int:
     options = _parser().parse_args()
+    end_servers_on_sigterm()
     try:
         return _benchmark(options)
     except (ServerFailed, GeneratorFailed) as error:

@@ -28,6 +28,11 @@ class ServerFailed(Exception):
     """A server did not start; the text has the end of its log."""
 
 
+def end_servers_on_sigterm() -> None:
+    """Make SIGTERM unwind this process, so that it ends the server it has started; by default it would leave it."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 @dataclass(frozen=True)
 class Server:
     """A server that answers. ``pid`` is the leader of its process group."""
