@@ -19,7 +19,8 @@ class RequestContext:
 
     ``deadline`` is on the clock of ``time.monotonic``, in seconds; a request that turns out to be bulk work and named
     no deadline of its own gets until ``bulk_deadline``. ``admitted``: part of its work has been in the queue already.
-    ``stages`` holds seconds for each stage passed, ``cache_outcomes`` how the request's inputs were met: hit, shared or miss.
+    ``stages`` holds seconds for each stage passed, ``cache_outcomes`` how the request's inputs were met: hit, shared or
+    miss.
     """
 
     request_id: str
