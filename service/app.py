@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from service.edge.draining import Drain
 from service.edge.intake import Admit
@@ -60,7 +61,7 @@ def create_app(
     app.openapi = with_security(document(app), needs_key=gate.needs_key)  # type: ignore[method-assign]
 
     async def answer_error(request: Request, error: Exception) -> Response:
-        ours = _as_ours(error)
+        ours = _as_ours(error, request)
         context = context_of(request)
         note_error(ours, context, engine.metrics)
         path: str = request.scope["path"]
@@ -83,13 +84,20 @@ def create_app(
     return app
 
 
-def _as_ours(error: Exception) -> SightlineError:
+def _as_ours(error: Exception, request: Request) -> SightlineError:
     """Starlette's and FastAPI's errors in our words."""
     if isinstance(error, SightlineError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:
         return RouteUnknown("There is no such route; GET /openapi.json lists them.")
     if isinstance(error, HTTPException) and error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        return MethodNotAllowed(f"This route does not take this method; use {allow or 'another'}.", allow=allow)
+        allow = _allowed_methods(request)
+        return MethodNotAllowed(f"This route does not take this method; use {allow}.", allow=allow)
     return BodyInvalid("The request is not what this route takes; GET /openapi.json describes it.", [])
+
+
+def _allowed_methods(request: Request) -> str:
+    """Of every route with this path: Starlette's own header names those of the first one."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))

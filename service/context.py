@@ -29,6 +29,8 @@ class RequestContext:
     observe: StageObserver
     count_bytes: Callable[[int], None] = lambda _: None
     """Counts bytes that are fetched for this request against the limits of bodies; raises what those raise."""
+    reached_queue: Callable[[], None] = lambda: None
+    """To be called when the request's work is admitted; the door counts it until then."""
     admitted: bool = False
     stages: dict[str, float] = field(default_factory=dict)
     intervals: list[tuple[str, float, float]] = field(default_factory=list)

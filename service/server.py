@@ -24,6 +24,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.edge.door import Door
 from service.edge.keys import Gate, check_exposure
 from service.edge.listener import bind, bind_error, url_of
 from service.edge.receipt import KEEP_ALIVE_SECONDS, bounded_protocol
@@ -142,9 +143,13 @@ class DrainingServer(uvicorn.Server):
         self, engine: Engine, settings: Settings, app: FastAPI | None = None,
         on_listening: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
+        door = Door(
+            engine.batcher.has_room, engine.batcher.overloaded, engine.metrics,
+            image_units=engine.batcher.image_units, max_body_bytes=settings.max_body_bytes,
+        )  # fmt: skip
         super().__init__(
             uvicorn.Config(
-                app or create_app(engine, settings), http=bounded_protocol(settings, engine.metrics), ws="none",
+                app or create_app(engine, settings), http=bounded_protocol(settings, engine.metrics, door), ws="none",
                 lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
                 h11_max_incomplete_event_size=settings.max_header_bytes, timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 backlog=_ACCEPTED_AT_ONCE,

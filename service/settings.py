@@ -126,7 +126,7 @@ class Settings(BaseModel):
         default=4096, ge=64, description="Most work admitted at once, whatever the rate; a text is 1 unit, an image 8."
     )
     max_queue_seconds: float = Field(
-        default=0.75, gt=0, le=60, description="Work admitted at once, as time at the encoder's rate (≥ 512 units)."
+        default=0.75, gt=0, le=60, description="Work admitted at once, as time at the encoder's rate (≥ 576 units)."
     )
     encoder_workers: int = Field(
         default=0, ge=0, le=16, description="Batches in flight; 0 is 2 where there are several cores, else 1."
@@ -145,7 +145,9 @@ class Settings(BaseModel):
     )
     image_url_http: bool = Field(default=False, description="Fetch pictures over plain http too.")
     max_inflight_pixels: int = Field(
-        default=256_000_000, ge=1, description="Pixels decoded at once, 4 bytes each; other than plain JPEG counts 2 to 4 times."
+        default=256_000_000,
+        ge=1,
+        description="Pixels decoded at once, 4 bytes each; other than plain JPEG counts 2 to 4 times.",
     )
     max_text_chars: int = Field(default=1024, ge=1, le=100_000, description="Longest text.")
     label_sets_file: Path | None = Field(default=None, description="TOML file of label sets for zero-shot, by name.")

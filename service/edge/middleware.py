@@ -69,7 +69,9 @@ class Observe:
         context = RequestContext(request_id, now, now, self.metrics.observe_stage)
         context.traceparent = parse_traceparent(headers.get("traceparent", ""))
         context.trace_id = context.traceparent[0] if context.traceparent else None
-        scope.setdefault("state", {})["context"] = context
+        state = scope.setdefault("state", {})
+        state["context"] = context
+        context.reached_queue = state.get("reached_queue", context.reached_queue)
         try:
             self._check_head(scope, headers)
             interactive_seconds, bulk_seconds = self._timeouts_seconds(headers)
@@ -84,6 +86,7 @@ class Observe:
                 openai = scope["path"] in OPENAI_PATHS
                 await problem_response(error, request_id, openai=openai)(scope, receive, observed_send)
         finally:
+            context.reached_queue()
             self._finish(scope, context, status or CLIENT_CLOSED)
 
     def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:

@@ -28,6 +28,7 @@ import h11
 import pydantic_core
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
+from service.edge.door import Door
 from service.edge.problems import PROBLEM_TYPE, BodyMalformed, BodyTooSlow, HeadersTooLarge, problem_of
 from service.metrics import UNMATCHED, Metrics
 from service.settings import Settings
@@ -85,6 +86,8 @@ class BoundedProtocol(H11Protocol):
     """One connection. Make a class for each server with ``bounded_protocol``: uvicorn makes the objects."""
 
     connections_of_server: ClassVar[Connections]
+    door: ClassVar[Door]
+    _bytes_to_drop = 0
     _phase: Phase | None = None
     _timer: asyncio.TimerHandle | None = None
 
@@ -100,8 +103,31 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._bytes_to_drop:
+            num_dropped = min(len(data), self._bytes_to_drop)
+            self._bytes_to_drop -= num_dropped
+            data = data[num_dropped:]
+            if not data:
+                return
+        if self._between_requests():
+            turned_away = self.door.turn_away(data)
+            if turned_away is not None:
+                self._bytes_to_drop = turned_away.bytes_to_drop
+                self._unset_keepalive_if_required()
+                self.transport.write(turned_away.answer)
+                self._enter(Phase.IDLE)
+                self.connections_of_server.note(self, Phase.IDLE)
+                return
+        before = self.cycle
         super().data_received(data)
+        if self.cycle is not None and self.cycle is not before:
+            scope = self.cycle.scope
+            scope["state"]["reached_queue"] = self.door.expect(scope["path"], dict(scope["headers"]))
         self._follow()
+
+    def _between_requests(self) -> bool:
+        idle = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+        return idle and (self.cycle is None or self.cycle.response_complete)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -188,9 +214,10 @@ class BoundedProtocol(H11Protocol):
             self._timer = None
 
 
-def bounded_protocol(settings: Settings, metrics: Metrics) -> type[BoundedProtocol]:
+def bounded_protocol(settings: Settings, metrics: Metrics, door: Door) -> type[BoundedProtocol]:
     """The protocol class of one server."""
-    return type("ServerProtocol", (BoundedProtocol,), {"connections_of_server": Connections(settings, metrics)})
+    own = {"connections_of_server": Connections(settings, metrics), "door": door}
+    return type("ServerProtocol", (BoundedProtocol,), own)
 
 
 def headers_too_large(limit_bytes: int) -> HeadersTooLarge:

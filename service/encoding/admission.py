@@ -50,7 +50,7 @@ class Admission:
             capacity = self.capacity_units
             over = sum(self._units.values()) + units > capacity
             if over or (lane is Lane.BULK and self._units[lane] + units > capacity // 2):
-                raise self._overloaded()
+                raise self.overloaded()
             self._units[lane] += units
         try:
             yield
@@ -67,7 +67,12 @@ class Admission:
             elif saturated or rate > self._units_per_second:
                 self._units_per_second += _WEIGHT_OF_A_BATCH * (rate - self._units_per_second)
 
-    def _overloaded(self) -> Overloaded:
+    def has_room(self, units: int) -> bool:
+        """Whether so much interactive work would be admitted at this moment."""
+        return sum(self._units.values()) + units <= self.capacity_units
+
+    def overloaded(self) -> Overloaded:
+        """The refusal, with the time to come back."""
         wait = sum(self._units.values()) / self._units_per_second if self._units_per_second else 1.0
         seconds = min(_MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(wait)))
         return Overloaded(

@@ -33,7 +33,7 @@ from service.encoding.admission import Admission
 from service.encoding.lanes import Ceiling, Item, Lane, Lanes, Modality, Vectors
 from service.encoding.workers import Encode, Workers, not_ready
 from service.metrics import Metrics
-from sightline.errors import SightlineError
+from sightline.errors import Overloaded, SightlineError
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class BatcherLimits:
 
     max_batch: Mapping[Modality, int]
     capacity_units: int = 4096
-    min_units: int = 512
+    min_units: int = 576
     queue_seconds: float = 0.75
     image_units: int = 8
     bulk_patience_seconds: float = 0.5
@@ -75,6 +75,7 @@ class Batcher:
         is_lost: Callable[[BaseException], bool] = lambda error: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.image_units = limits.image_units
         self._metrics = metrics
         self._clock = clock
         self._wake = threading.Condition()
@@ -133,6 +134,14 @@ class Batcher:
     def part_units(self) -> int:
         """How much of the queue one request should hold at once: a quarter."""
         return self._admission.capacity_units // 4
+
+    def has_room(self, units: int) -> bool:
+        """Whether so much interactive work would be admitted at this moment."""
+        return self._admission.has_room(units)
+
+    def overloaded(self) -> Overloaded:
+        """The refusal of work for which there is no room."""
+        return self._admission.overloaded()
 
     # Work in
 

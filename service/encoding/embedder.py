@@ -109,6 +109,7 @@ class Embedder:
                     raise
             else:
                 context.admitted = True
+                context.reached_queue()
                 return
             context.check_deadline()
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)

@@ -6,6 +6,7 @@ schemas are described here and added to the document.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.edge import problems
+from service.edge.middleware import OPENAI_PATHS
 from service.edge.problems import PROBLEM_TYPE, Problem, problem_of, status_of
 from service.encoding.quarantine import Quarantined
 from service.label_sets import LabelSetSpec
@@ -56,9 +58,9 @@ IMAGE_ROUTE = (
 )  # fmt: skip
 
 
-def json_body(model: type[BaseModel], **named: Any) -> dict[str, Any]:
+def json_body(model: type[BaseModel], required: bool = True, **named: Any) -> dict[str, Any]:
     """``openapi_extra`` of a route that takes JSON, with named examples."""
-    return {"requestBody": {"required": True, "content": {"application/json": _content(model, named)}}}
+    return {"requestBody": {"required": required, "content": {"application/json": _content(model, named)}}}
 
 
 def image_body(json_model: type[BaseModel], parameters: type[BaseModel], **named: Any) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def image_body(json_model: type[BaseModel], parameters: type[BaseModel], **named
     return {
         "parameters": [
             {
-                "name": name, "in": "query", "required": False, "schema": schema,
+                "name": name, "in": "query", "required": False, "schema": _without_null(schema),
                 "description": "With a raw body or multipart; in JSON it belongs into the body.",
             }
             for name, schema in properties.items() if name != "image"
@@ -154,6 +156,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
             _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)
             made.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
             _drop_validation_errors(made)
+            _add_receipt_errors(made)
             app.openapi_schema = made
         return app.openapi_schema
 
@@ -167,6 +170,28 @@ def _drop_validation_errors(made: dict[str, Any]) -> None:
             del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         made["components"]["schemas"].pop(name, None)
+
+
+def _add_receipt_errors(made: dict[str, Any]) -> None:
+    """What any request may meet before a route sees it."""
+    kinds = (problems.BodyTooSlow, problems.HeadersTooLarge)
+    plain, openai = answers(Problem, {}, kinds), openai_answers(Problem, {}, kinds)
+    for path, operations in made["paths"].items():
+        for operation in operations.values():
+            for status in map(status_of, kinds):
+                described = copy.deepcopy(plain[status])
+                if path in OPENAI_PATHS:  # a protocol that has not read the path yet knows no dialect
+                    described["content"] |= openai[status]["content"]
+                operation["responses"][str(status)] = described
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A query string has no null: leaving a parameter out is the way to give none."""
+    kept = [one for one in schema.get("anyOf", []) if one != {"type": "null"}]
+    if len(kept) != 1:
+        return schema
+    rest = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
+    return rest | kept[0]
 
 
 def _content(model: type[BaseModel], named: dict[str, Any]) -> dict[str, Any]:
