@@ -12,6 +12,7 @@ SENTENCES = {
     "malformed_body": "The picture is not valid base64; encode the file's bytes with standard base64.",
     "body_too_large": "The body is larger than the limit of 50,331,648 bytes; send less at once.",
     "ambiguous_length": "The body has both Transfer-Encoding and Content-Length; send one of them.",
+    "body_too_slow": "The body did not arrive in time; send it faster or in smaller parts.",
     "headers_too_large": "The request line and headers are larger than the limit of 32,768 bytes; send less in them.",
     "unauthenticated": "This needs a key; send it as Authorization: Bearer KEY or as X-API-Key: KEY.",
     "forbidden": "This key may not change the service; send one from the file of admin keys.",

@@ -15,7 +15,7 @@ from service.engine import Engine
 from service.openapi import examples, schemas
 from service.openapi.documentation import IMAGE_ROUTE, TEXT_ROUTE, answers, image_body, json_body
 from service.routes.replies import context_of, reply
-from sightline.errors import QueryError, TextError
+from sightline.errors import NotFound, QueryError, TextError
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -79,7 +79,7 @@ def search_router(engine: Engine) -> APIRouter:
 
     @router.post(
         "/zero-shot", tags=["zero-shot"], operation_id="zeroShot", summary="Name what a picture shows",
-        responses=answers(schemas.ZeroShotAnswer, examples.ZERO_SHOT_ANSWER, (*IMAGE_ROUTE, QueryError)),
+        responses=answers(schemas.ZeroShotAnswer, examples.ZERO_SHOT_ANSWER, (*IMAGE_ROUTE, QueryError, NotFound)),
         openapi_extra=image_body(schemas.ZeroShotBody, schemas.ZeroShotParameters, **examples.ZERO_SHOT),
     )  # fmt: skip
     async def zero_shot(request: Request) -> Response:

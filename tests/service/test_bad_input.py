@@ -255,6 +255,8 @@ def test_routes_and_methods_that_do_not_exist(service: Service) -> None:
     wrong_method = service.get("/v1/text-to-image")
     assert "use POST" in check_problem(wrong_method, 405, "method_not_allowed")
     assert wrong_method.headers["allow"] == "POST"
+    of_all_routes = service.request("POST", "/v1/admin/label-sets/birds")
+    assert of_all_routes.headers["allow"] == "DELETE, PUT", "two routes with the same path"
     check_problem(service.request("DELETE", "/v1/items/000-red"), 405, "method_not_allowed")
 
 
