@@ -1,4 +1,4 @@
-"""What bf16 and text trimming bring, by size of the tower: ``python -m benchmarks.encode``.
+"""What bf16, packed weights and text trimming bring: ``python -m benchmarks.encode``.
 
 Variants take turns, so that a machine that changes speed changes it for all; the median of the rounds counts.
 """
@@ -9,19 +9,21 @@ import argparse
 import copy
 import itertools
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from torch import nn
 
 from benchmarks.machine import describe_machine
 from sightline.encoder import load_encoder
+from sightline.encoder.packing import pack_weights, with_quick_attention
+from sightline.encoder.text_tower import text_tower
 
 IMAGE_BATCHES = (1, 32)
 TEXT_BATCH = 64
@@ -74,23 +76,39 @@ def bf16_by_size(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def text_trimming(rounds: int) -> dict[str, Any]:
-    """Texts/s of ViT-B/32 with the full context of 77 tokens, and trimmed to the longest of the batch."""
-    encoder = load_encoder("ViT-B-32:random", device="cpu", precision="fp32")
-    tokens = encoder.tokenize([CAPTION] * TEXT_BATCH)  # [B, 77]
-    model = encoder.checkpoint.model
+@torch.inference_mode()
+def steps_on_one_core(rounds: int) -> list[dict[str, Any]]:
+    """Items/s on one core of ViT-B/32 after each step: as open_clip has it, contiguous attention, bf16, packed.
 
-    @torch.inference_mode()
-    def full() -> None:
-        model.encode_text(torch.from_numpy(tokens), normalize=True)  # type: ignore[operator]
-
-    times = medians({"full": full, "trimmed": lambda: encoder.encode_tokens(tokens)}, rounds)
-    return {
-        "tokens": int(np.argmax(tokens[0])) + 1,
-        "full_texts_per_second": round(TEXT_BATCH / times["full"], 1),
-        "trimmed_texts_per_second": round(TEXT_BATCH / times["trimmed"], 1),
-        "ratio": round(times["full"] / times["trimmed"], 2),
-    }
+    Texts are trimmed to the longest of the batch throughout, except for the first step's.
+    """
+    checkpoint = load_encoder("ViT-B-32:random", device="cpu", precision="fp32").checkpoint
+    tokens = open_clip.get_tokenizer("ViT-B-32")([CAPTION] * TEXT_BATCH)  # [B, 77]
+    pixels = torch.randn(max(IMAGE_BATCHES), 3, 224, 224)  # [B, 3, H, W]
+    image: nn.Module = checkpoint.model.visual  # type: ignore[assignment]
+    model: Any = checkpoint.model
+    rows = []
+    torch.set_num_threads(1)
+    for kind, tower, probe in (("text", text_tower(model), tokens), ("image", image, pixels)):
+        quick = with_quick_attention(tower)
+        low = with_quick_attention(copy.deepcopy(tower).to(torch.bfloat16))
+        packed = with_quick_attention(copy.deepcopy(tower).to(torch.bfloat16))
+        pack_weights(packed)
+        for batch in (1, 4, 16):
+            part = probe[:batch]
+            low_part = part if kind == "text" else part.to(torch.bfloat16)
+            times = medians(
+                {
+                    "open_clip": lambda: model.encode_text(part) if kind == "text" else image(part),  # noqa: B023
+                    "contiguous": lambda: quick(part),  # noqa: B023
+                    "bf16": lambda: low(low_part),  # noqa: B023
+                    "packed": lambda: packed(low_part),  # noqa: B023
+                },
+                rounds,
+            )
+            rows.append({"tower": kind, "batch": batch} | {name: round(batch / one, 1) for name, one in times.items()})
+    torch.set_num_threads(os.cpu_count() or 1)
+    return rows
 
 
 def main() -> None:
@@ -101,7 +119,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": describe_machine(),
         "bf16": bf16_by_size(options.rounds),
-        "text": text_trimming(options.rounds),
+        "one_core": steps_on_one_core(options.rounds),
     }
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -111,8 +129,10 @@ def main() -> None:
     )
     for row in result["bf16"]:
         print("|", " | ".join(str(value) for value in row.values()), "|")
-    print("\n| ViT-B/32 texts | 77 tokens, texts/s | trimmed, texts/s | ratio |\n|---|---|---|---|")
-    print("|", " | ".join(str(value) for value in result["text"].values()), "|")
+    print("\n| ViT-B/32, one core | batch | open_clip, fp32 | contiguous attention | bf16 | packed |")
+    print("|---|---|---|---|---|---|")
+    for row in result["one_core"]:
+        print("|", " | ".join(str(value) for value in row.values()), "|")
 
 
 if __name__ == "__main__":
