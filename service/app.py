@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from collections.abc import Callable, Iterable
+
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
@@ -52,16 +54,17 @@ def create_app(
         title="Sightline", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None,
         redirect_slashes=False, telemetry=_NO_TELEMETRY,
     )  # fmt: skip
-    for router in (
+    routers = (
         search_router(engine), embeddings_router(engine), catalogue_router(engine), clip_retrieval_router(engine),
         label_sets_router(engine), admin_router(engine), probes_router(engine), page_router(),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for router in routers:
         app.include_router(router)
     gate = gate or Gate(settings)
     app.openapi = with_security(document(app), needs_key=gate.needs_key)  # type: ignore[method-assign]
 
     async def answer_error(request: Request, error: Exception) -> Response:
-        ours = _as_ours(error, request)
+        ours = _as_ours(error, lambda: _allowed_methods(request, routers))
         context = context_of(request)
         note_error(ours, context, engine.metrics)
         path: str = request.scope["path"]
@@ -84,20 +87,20 @@ def create_app(
     return app
 
 
-def _as_ours(error: Exception, request: Request) -> SightlineError:
+def _as_ours(error: Exception, allowed_methods: Callable[[], str]) -> SightlineError:
     """Starlette's and FastAPI's errors in our words."""
     if isinstance(error, SightlineError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:
         return RouteUnknown("There is no such route; GET /openapi.json lists them.")
     if isinstance(error, HTTPException) and error.status_code == 405:
-        allow = _allowed_methods(request)
+        allow = allowed_methods()
         return MethodNotAllowed(f"This route does not take this method; use {allow}.", allow=allow)
     return BodyInvalid("The request is not what this route takes; GET /openapi.json describes it.", [])
 
 
-def _allowed_methods(request: Request) -> str:
+def _allowed_methods(request: Request, routers: Iterable[APIRouter]) -> str:
     """Of every route with this path: Starlette's own header names those of the first one."""
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
     matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return ", ".join(sorted({method for route in matching for method in route.methods or ()}))

@@ -58,9 +58,14 @@ IMAGE_ROUTE = (
 )  # fmt: skip
 
 
-def json_body(model: type[BaseModel], required: bool = True, **named: Any) -> dict[str, Any]:
+def json_body(model: type[BaseModel], **named: Any) -> dict[str, Any]:
     """``openapi_extra`` of a route that takes JSON, with named examples."""
-    return {"requestBody": {"required": required, "content": {"application/json": _content(model, named)}}}
+    return {"requestBody": {"required": True, "content": {"application/json": _content(model, named)}}}
+
+
+def optional(body: dict[str, Any]) -> dict[str, Any]:
+    """The same for a route that does without a body too."""
+    return {"requestBody": {**body["requestBody"], "required": False}}
 
 
 def image_body(json_model: type[BaseModel], parameters: type[BaseModel], **named: Any) -> dict[str, Any]:
@@ -187,7 +192,7 @@ def _add_receipt_errors(made: dict[str, Any]) -> None:
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A query string has no null: leaving a parameter out is the way to give none."""
-    kept = [one for one in schema.get("anyOf", []) if one != {"type": "null"}]
+    kept: list[dict[str, Any]] = [one for one in schema.get("anyOf", []) if one != {"type": "null"}]
     if len(kept) != 1:
         return schema
     rest = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}

@@ -20,7 +20,7 @@ from service.edge.problems import (
 )
 from service.engine import Engine
 from service.openapi import examples, schemas
-from service.openapi.documentation import answers, json_body
+from service.openapi.documentation import answers, json_body, optional
 from service.routes.replies import context_of, reply
 from service.served import Change
 from service.threads import run_apart
@@ -41,7 +41,7 @@ def admin_router(engine: Engine) -> APIRouter:
     @router.post(
         "/reload", operation_id="reloadGeneration", summary="Serve another generation",
         responses=answers(schemas.ChangeAnswer, examples.CHANGE_ANSWER, (*_BODY_ERRORS, *_REFUSALS)),
-        openapi_extra=json_body(schemas.ReloadBody, required=False, **examples.RELOAD),
+        openapi_extra=optional(json_body(schemas.ReloadBody, **examples.RELOAD)),
     )  # fmt: skip
     async def reload(request: Request) -> Response:
         """Open, verify and serve the generation of this name, or the one that the collection's `CURRENT` names.
