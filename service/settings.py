@@ -126,7 +126,7 @@ class Settings(BaseModel):
         default=4096, ge=64, description="Most work admitted at once, whatever the rate; a text is 1 unit, an image 8."
     )
     max_queue_seconds: float = Field(
-        default=0.75, gt=0, le=60, description="Work admitted at once, as time at the encoder's rate (≥ 576 units)."
+        default=0.75, gt=0, le=60, description="Work admitted at once, as time at the encoder's rate (≥ 528 units)."
     )
     encoder_workers: int = Field(
         default=0, ge=0, le=16, description="Batches in flight; 0 is 2 where there are several cores, else 1."

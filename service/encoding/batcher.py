@@ -44,7 +44,7 @@ class BatcherLimits:
 
     max_batch: Mapping[Modality, int]
     capacity_units: int = 4096
-    min_units: int = 576
+    min_units: int = 528
     queue_seconds: float = 0.75
     image_units: int = 8
     bulk_patience_seconds: float = 0.5
