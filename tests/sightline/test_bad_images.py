@@ -17,6 +17,8 @@ from sightline.images import ImageLimits, PixelSpec, decode_image, read_header, 
 from tests import hostile_pictures as hostile
 from tests.pictures import encoded, flat, textured
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Pillow, about these very pictures
+
 LIMITS = ImageLimits()
 SPEC = PixelSpec(32, 32, (0, 0, 0), (1, 1, 1))
 MEBIBYTE = 2**20
