@@ -6,6 +6,10 @@ of waiting would have been served sooner by another replica. So the bound is the
 ``queue_seconds`` at its measured rate; it never falls below ``min_units`` (a queue that is too short fails half of a
 legal load, linkerd2 2df8deb) nor rises above ``capacity_units``. Bulk work may fill half of it, so that interactive
 work always finds room behind a bulk load.
+
+A burst may queue; a queue that stands may not (as in CoDel, Nichols and Jacobson 2012): when work has had to be refused
+for a second on end, waiting longer helps nobody, and about half as much is admitted until a second passes without a
+refusal. Enough stays to keep the encoder busy.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from service.encoding.lanes import Lane
 from service.metrics import Metrics
@@ -21,15 +26,27 @@ from sightline.errors import Overloaded
 
 _MAX_RETRY_AFTER_SECONDS = 30
 _WEIGHT_OF_A_BATCH = 0.1
+_STANDING_SECONDS = 1.0
+_STANDING_SHARE = 0.6
+_STANDING_FLOOR = 0.5
 
 
 class Admission:
     """Counts units in and out. Thread-safe."""
 
-    def __init__(self, capacity_units: int, min_units: int, queue_seconds: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        capacity_units: int,
+        min_units: int,
+        queue_seconds: float,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._most = capacity_units
         self._least = min(min_units, capacity_units)
         self._queue_seconds = queue_seconds
+        self._clock = clock
+        self._refusing_since = self._refused_at = -math.inf
         self._lock = threading.Lock()
         self._units = dict.fromkeys(Lane, 0)
         self._units_per_second = 0.0
@@ -41,7 +58,15 @@ class Admission:
         """What may be admitted at once, at the encoder's present rate."""
         if not self._units_per_second:
             return self._most
-        return max(self._least, min(self._most, int(self._units_per_second * self._queue_seconds)))
+        share = _STANDING_SHARE if self._stands else 1.0
+        room = int(self._units_per_second * self._queue_seconds * share)
+        return max(int(self._least * _STANDING_FLOOR) if self._stands else self._least, min(self._most, room))
+
+    @property
+    def _stands(self) -> bool:
+        """Whether work has been refused for a while, up to now."""
+        still = self._clock() - self._refused_at <= _STANDING_SECONDS
+        return still and self._refused_at - self._refusing_since >= _STANDING_SECONDS
 
     @contextlib.contextmanager
     def admit(self, units: int, lane: Lane) -> Iterator[None]:
@@ -72,7 +97,11 @@ class Admission:
         return sum(self._units.values()) + units <= self.capacity_units
 
     def overloaded(self) -> Overloaded:
-        """The refusal, with the time to come back."""
+        """The refusal, with the time to come back. To be called for each."""
+        now = self._clock()
+        if now - self._refused_at > _STANDING_SECONDS:
+            self._refusing_since = now
+        self._refused_at = now
         wait = sum(self._units.values()) / self._units_per_second if self._units_per_second else 1.0
         seconds = min(_MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(wait)))
         return Overloaded(

@@ -80,7 +80,7 @@ class Batcher:
         self._clock = clock
         self._wake = threading.Condition()
         self._lanes = Lanes(encode, limits.bulk_patience_seconds)
-        self._admission = Admission(limits.capacity_units, limits.min_units, limits.queue_seconds, metrics)
+        self._admission = Admission(limits.capacity_units, limits.min_units, limits.queue_seconds, metrics, clock)
         self._workers = Workers(
             encode, self._lanes, {modality: Ceiling(limits.max_batch[modality]) for modality in encode}, self._wake,
             self._admission, limits.units, metrics, clock, num_workers=num_workers,

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from service.encoding.admission import Admission
 from service.encoding.batcher import Batcher, BatcherLimits
 from service.encoding.lanes import Lane, Modality, Vectors
 from service.metrics import Metrics
@@ -190,6 +191,24 @@ def test_what_is_admitted_is_what_is_done_in_the_allowed_time(make_batcher: Make
         pass
     with batcher.admit(5, Lane.INTERACTIVE):
         pass
+
+
+def test_a_queue_that_stands_is_made_shorter_and_a_burst_is_not() -> None:
+    clock = Clock()
+    admission = Admission(1000, 100, 1.0, Metrics("0"), clock)
+    admission.note_batch(200, 1.0, 1, saturated=True)
+    assert admission.capacity_units == 200
+    admission.overloaded()
+    clock.now += 0.9
+    admission.overloaded()
+    assert admission.capacity_units == 200  # a burst
+    clock.now += 0.2
+    admission.overloaded()
+    assert admission.capacity_units == 120
+    clock.now += 1.1
+    assert admission.capacity_units == 200  # nobody was refused for a second
+    admission.overloaded()
+    assert admission.capacity_units == 200
 
 
 def test_two_workers_run_two_batches_at_once(encoder: Encoder) -> None:
