@@ -204,7 +204,7 @@ def test_a_queue_that_stands_is_made_shorter_and_a_burst_is_not() -> None:
     assert admission.capacity_units == 200  # a burst
     clock.now += 0.2
     admission.overloaded()
-    assert admission.capacity_units == 120
+    assert admission.capacity_units == 170
     clock.now += 1.1
     assert admission.capacity_units == 200  # nobody was refused for a second
     admission.overloaded()
