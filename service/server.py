@@ -29,7 +29,7 @@ from service.edge.keys import Gate, check_exposure
 from service.edge.listener import bind, bind_error, url_of
 from service.edge.receipt import KEEP_ALIVE_SECONDS, bounded_protocol
 from service.edge.tracing import open_tracing
-from service.encoding.device import torch_device
+from service.encoding.device import leave_cores_to_workers, torch_device
 from service.encoding.workers import encoder_lost
 from service.engine import EncoderLike, Engine
 from service.metrics import Metrics
@@ -112,6 +112,7 @@ def _end_soon(exit_code: int) -> None:
 def _open_engine(settings: Settings, collection: Path) -> Engine:
     """Apart from ``serve``, which lasts and would hold the first generation as long."""
     generation = open_collection(collection, verify=settings.verify)
+    leave_cores_to_workers()
     return build_engine(settings, generation, _load_encoder(settings, generation))
 
 

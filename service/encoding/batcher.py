@@ -161,7 +161,7 @@ class Batcher:
             if not self._workers.open:
                 raise not_ready()
             self._lanes.put(modality, items)
-            self._wake.notify()
+            self._wake.notify_all()
         return items
 
     async def encode(

@@ -228,7 +228,7 @@ class Workers:
     def _work(self, worker: _Worker) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closing.is_set() or bool(self._lanes))
+                self._wake.wait_for(lambda: self._closing.is_set() or (bool(self._lanes) and self._is_next(worker)))
                 if self._closing.is_set():
                     return
                 now = self._clock()
@@ -238,12 +238,12 @@ class Workers:
                 num_busy = sum(one.busy_since is not None for one in self._workers)
                 queued = bool(self._lanes)
                 if queued:
-                    self._wake.notify()  # one call woke this thread: the rest is for the next
+                    self._wake.notify_all()  # the rest is for the next worker
             fail(batch.expired, deadline_exceeded())
             self._metrics.dropped_items.labels("expired").inc(len(batch.expired))
             self._metrics.dropped_items.labels("cancelled").inc(batch.num_cancelled)
             if batch.items:
-                self._before_batch(num_busy == 1 and not queued)
+                self._before_batch(worker is self._workers[0] and num_busy == 1 and not queued)
                 self._run(worker, batch, now)
                 seconds = self._clock() - now
                 self._remember(batch, seconds)
@@ -258,6 +258,12 @@ class Workers:
         """By kind and size: many small batches must not make us forget how long the rare large ones take."""
         key = (batch.modality, len(batch.items).bit_length())
         self._past.setdefault(key, deque(maxlen=_BATCHES_REMEMBERED)).append(seconds)
+
+    def _is_next(self, worker: _Worker) -> bool:
+        """The first worker takes what comes while it is free: it alone spreads a lone batch over every core, and one
+        team of threads may spin where two, being more than the cores, are made to sleep at every loop (libgomp)."""
+        first = self._workers[0]
+        return worker is first or first.busy_since is not None or first.thread is None or not first.thread.is_alive()
 
     def _run(self, worker: _Worker, batch: Batch, started: float) -> None:
         """Encode a batch, cutting it until every item has its result or its error."""
