@@ -1,8 +1,8 @@
 """The threads that run the encoder, and what happens when a batch or a thread fails.
 
-A GPU has one owner; on a CPU two workers share the cores, each with its half of them. Two batches in flight are never
-slower than one with all the cores (nobody waits at a barrier for a core that is decoding pictures) and much calmer
-when something else runs on the machine; a batch that comes when nothing else is running still gets every core
+Two workers keep two batches in flight; on a CPU each has half of the cores. That is faster than one batch with all the
+cores (nobody waits at a barrier for a core that is decoding pictures) and much calmer when something else runs on the
+machine; a batch that comes when nothing else is running still gets every core
 (docs/decisions/0006-two-workers.md).
 """
 
