@@ -58,8 +58,8 @@ def create_app(
         search_router(engine), embeddings_router(engine), catalogue_router(engine), clip_retrieval_router(engine),
         label_sets_router(engine), admin_router(engine), probes_router(engine), page_router(),
     )  # fmt: skip
-    for router in routers:
-        app.include_router(router)
+    for router in routers:  # include_router would match every request twice and wrap it once more: 0.1 ms
+        app.router.routes.extend(router.routes)
     gate = gate or Gate(settings)
     app.openapi = with_security(document(app), needs_key=gate.needs_key)  # type: ignore[method-assign]
 

@@ -2,7 +2,8 @@
 
 bytes → size check (middleware) → **admission**: what does not fit the queue gets Overloaded before it costs anything →
 **decode** in a bounded pool: a bad picture fails here, alone → **batcher** → encoder ``[B, …] → [B, D]`` →
-**search** in a thread ``[B, D] → scores, rows [B, k]`` → items → answer, built in that thread too.
+**search** in a thread, with whatever else waits there, ``[B, D] → scores, rows [B, k]`` → items → answer, built in that
+thread too.
 
 The event loop only parses small bodies and waits. A request reads ``snapshot`` once and keeps it to its end, so its
 answer never mixes two generations. Every wait ends at the request's deadline.
@@ -33,14 +34,15 @@ from service.encoding.single_flight import Input
 from service.encoding.workers import encoder_lost
 from service.label_sets import read_label_sets
 from service.metrics import Metrics
+from service.searching import Search, Searcher
 from service.served import Served
 from service.settings import Settings
 from service.snapshot import Snapshot
 from service.supervisor import Supervisor
-from service.threads import DaemonPool
 from sightline.errors import NotReady, ShuttingDown
 from sightline.filters import Filter, parse_filter
 from sightline.images import Pixels
+from sightline.index import Hits
 
 if TYPE_CHECKING:
     from sightline.encoder import EncoderIdentity
@@ -76,7 +78,7 @@ class Engine:
         self.draining = False
         self._warm = False
         self.decoder = DecodePool(encoder.preprocess, settings.image_limits, settings.max_inflight_pixels, metrics)
-        self._search_pool = DaemonPool(2, "search", metrics.worker_restarts.labels("search").inc)
+        self._searcher = Searcher(metrics)
         self._limits = BatcherLimits(
             max_batch={Modality.TEXT: settings.max_batch_texts, Modality.IMAGE: settings.max_batch_images},
             capacity_units=settings.max_queue_units,
@@ -113,7 +115,7 @@ class Engine:
             {
                 "look after the encoder": self.batcher.supervise,
                 "look after the decoders": self.decoder.supervise,
-                "look after the searchers": self._search_pool.revive,
+                "look after the searchers": self._searcher.supervise,
                 "follow CURRENT": CurrentWatch(self.served, settings.watch_collection_seconds).look,
             }
         )
@@ -154,7 +156,7 @@ class Engine:
         self.batcher.close()
         self.decoder.close()
         self.fetcher.close()
-        self._search_pool.shutdown()
+        self._searcher.close()
 
     def not_ready_reason(self) -> NotReady | None:
         """Why a probe should send no traffic here, or None."""
@@ -183,8 +185,9 @@ class Engine:
         snapshot, where = self.snapshot, self._filter(raw_filter)
         vectors = await self.embed(queries, context)
         return snapshot, await self._search(
-            context, lambda: answers.image_results(snapshot, snapshot.search_images(vectors, k, where), min_score)
-        )
+            snapshot.search_images, vectors, k, where, context,
+            lambda hits: answers.image_results(snapshot, hits, min_score),
+        )  # fmt: skip
 
     async def search_captions(
         self, queries: Sequence[Input], k: int, raw_filter: object, min_score: float | None, context: RequestContext
@@ -193,8 +196,9 @@ class Engine:
         snapshot, where = self.snapshot, self._filter(raw_filter)
         vectors = await self.embed(queries, context)
         return snapshot, await self._search(
-            context, lambda: answers.caption_results(snapshot, snapshot.search_captions(vectors, k, where), min_score)
-        )
+            snapshot.search_captions, vectors, k, where, context,
+            lambda hits: answers.caption_results(snapshot, hits, min_score),
+        )  # fmt: skip
 
     async def search_rows(
         self, vector: Vectors, k: int, context: RequestContext, *, captions: bool
@@ -203,7 +207,7 @@ class Engine:
         snapshot = self.snapshot
         search = snapshot.search_captions if captions else snapshot.search_images
         return await self._search(
-            context, lambda: answers.knn_results(snapshot, search(vector, k, None), captions=captions)
+            search, vector, k, None, context, lambda hits: answers.knn_results(snapshot, hits, captions=captions)
         )
 
     async def classify(
@@ -237,12 +241,20 @@ class Engine:
         items = self.batcher.submit(Modality.TEXT, prompts, lane=Lane.BULK, deadline=float("inf"))
         return np.stack([item.future.result() for item in items])  # [P, D]
 
-    async def _search(self, context: RequestContext, work: Callable[[], T]) -> T:
+    async def _search(
+        self,
+        search: Search,
+        vectors: Vectors,
+        k: int,
+        where: Filter | None,
+        context: RequestContext,
+        finish: Callable[[Hits], T],
+    ) -> T:
         context.check_deadline()
         with context.stage("search"):
             try:
                 async with asyncio.timeout_at(context.deadline):
-                    return await asyncio.get_running_loop().run_in_executor(self._search_pool, work)
+                    return await self._searcher.ask(search, vectors, k, where, finish)
             except TimeoutError:
                 raise deadline_exceeded() from None
 

@@ -60,6 +60,9 @@ class Metrics:
         )
         self.batch_items = histogram("batch_items", "Items in a batch.", _POWERS_OF_TWO, "modality")
         self.batch_seconds = histogram("batch_duration_seconds", "Time of one batch.", _SECONDS, "modality")
+        self.search_batch_queries = histogram(
+            "search_batch_queries", "Queries answered in one pass over an index.", _POWERS_OF_TWO
+        )
         self.encoded_items = counter("encoded_items_total", "Items encoded.", "modality")
         self.encode_failures = counter("encode_failures_total", "Items the encoder failed on.", "modality")
         self.dropped_items = counter("dropped_items_total", "Items dropped before a batch.", "reason")

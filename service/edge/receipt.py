@@ -22,7 +22,7 @@ import enum
 import secrets
 import sys
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import h11
 import pydantic_core
@@ -82,6 +82,37 @@ class Connections:
         self._endable.pop(one, None)
 
 
+class OneWrite:
+    """A transport that sends what is written within one turn of the event loop at once, else as the one it wraps.
+
+    uvicorn writes the head of an answer and its body separately: two system calls and two packets for a few hundred
+    bytes, 0.05 ms of the 0.5 that a text costs beside the encoder.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        """Send what is held, then close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        if held and not self._transport.is_closing():
+            self._transport.write(held[0] if len(held) == 1 else b"".join(held))
+
+
 class BoundedProtocol(H11Protocol):
     """One connection. Make a class for each server with ``bounded_protocol``: uvicorn makes the objects."""
 
@@ -92,7 +123,7 @@ class BoundedProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, OneWrite(transport, self.loop)))
         self._enter(Phase.HEAD)
         self.connections_of_server.add(self)
         self.connections_of_server.note(self, Phase.HEAD)

@@ -14,6 +14,7 @@ from service.engine import Engine
 from service.openapi import dialects, examples
 from service.openapi.documentation import BODY_ERRORS, IMAGE_ROUTE, answers, json_body
 from service.routes import clip_retrieval_dialect as dialect
+from service.routes.direct import DirectRoute
 from service.routes.replies import context_of, reply
 from sightline.errors import NotFound, QueryError
 
@@ -32,7 +33,7 @@ class IndicesAnswer(RootModel[list[str]]):
 
 def clip_retrieval_router(engine: Engine) -> APIRouter:
     """clip-retrieval's routes, at the root as its clients expect."""
-    router = APIRouter(tags=["clip-retrieval"])
+    router = APIRouter(tags=["clip-retrieval"], route_class=DirectRoute)
 
     @router.post(
         "/knn-service", operation_id="knnService", summary="Search, in clip-retrieval's dialect",

@@ -15,6 +15,7 @@ from service.engine import Engine
 from service.openapi import dialects, examples
 from service.openapi.documentation import IMAGE_ROUTE, json_body, openai_answers, with_raw
 from service.routes import openai_dialect
+from service.routes.direct import DirectRoute
 from service.routes.replies import cache_header, context_of, reply
 from sightline.errors import QueryError, TextError
 
@@ -23,7 +24,7 @@ _INLINE_VECTORS = 4
 
 def embeddings_router(engine: Engine) -> APIRouter:
     """The routes under ``/v1`` that speak OpenAI's dialect, errors included."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", route_class=DirectRoute)
     identity = engine.identity
 
     @router.post(

@@ -14,6 +14,7 @@ from service.edge.bodies import ImageRequest, read_image, read_json
 from service.engine import Engine
 from service.openapi import examples, schemas
 from service.openapi.documentation import IMAGE_ROUTE, TEXT_ROUTE, answers, image_body, json_body
+from service.routes.direct import DirectRoute
 from service.routes.replies import context_of, reply
 from sightline.errors import NotFound, QueryError, TextError
 
@@ -22,7 +23,7 @@ B = TypeVar("B", bound=BaseModel)
 
 def search_router(engine: Engine) -> APIRouter:
     """The routes under ``/v1`` that search or classify."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", route_class=DirectRoute)
 
     async def received(request: Request, parameters: type[B], json_body: type[B]) -> ImageRequest[B]:
         context = context_of(request)

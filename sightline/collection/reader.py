@@ -28,6 +28,7 @@ from sightline.errors import (
 from sightline.storage import first_difference
 
 _STEP_ROWS = 8192
+_ITEM_COLUMNS = ("item_id", "image_path", "captions", "width_px", "height_px", "metadata")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Generation:
                 f"The tables of {directory} have {self._items.num_rows} and {self._captions.num_rows} rows and its "
                 f"manifest promises {manifest.num_items} and {manifest.num_captions}; build it again."
             )
+        self._item_columns = [self._items.column(name) for name in _ITEM_COLUMNS]  # a fifth of the cost of a slice
         self._ids = _in_steps(self._items.column("item_id"))
         self._rows = {item_id: row for row, item_id in enumerate(self._ids)}
         if len(self._rows) != len(self._ids):
@@ -105,15 +107,8 @@ class Generation:
 
     def item(self, row: int) -> Item:
         """The picture at a row (0 ≤ row < num_items)."""
-        record = self._items.slice(row, 1).to_pylist()[0]
-        return Item(
-            item_id=record["item_id"],
-            uri=record["image_path"],
-            captions=tuple(record["captions"]),
-            width_px=record["width_px"],
-            height_px=record["height_px"],
-            metadata=json.loads(record["metadata"]),
-        )
+        item_id, uri, captions, width_px, height_px, metadata = (column[row].as_py() for column in self._item_columns)
+        return Item(item_id, uri, tuple(captions), width_px, height_px, json.loads(metadata))
 
     def caption(self, row: int) -> tuple[str, int]:
         """The text of a caption row and the row of its picture."""
