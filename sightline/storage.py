@@ -2,18 +2,22 @@
 
 A directory is written under a temporary name beside its final one, every file and directory is synced, then it is
 renamed; a pointer file is replaced whole. Syncing the file alone is not enough, its directory must be synced too.
-Every OSError becomes a StorageError with a sentence.
+Every OSError becomes a StorageError with a sentence. All writing, syncing and renaming of collections goes through
+three functions here, so that a test can make each one fail in its turn.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict
 
@@ -40,6 +44,70 @@ def storage_errors(action: str) -> Iterator[None]:
         }
         reason = reasons.get(error.errno or 0, f"the system reported {errno.errorcode.get(error.errno or 0, 'EIO')}")
         raise StorageError(f"Could not {action}: {reason}.") from error
+
+
+def _write(file: BinaryIO, data: Any) -> int:
+    return file.write(data)
+
+
+def _fsync(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def _rename(path: Path, final: Path) -> None:
+    path.rename(final)
+
+
+class NewFile:
+    """A file being written from its beginning to its end, as a stream that numpy, pyarrow and tarfile write to.
+
+    One thread; a context manager. It is not synced: the directory that it is part of will be, as a whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb")
+        self._num_bytes = 0
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: Any) -> int:
+        """Append bytes; returns how many."""
+        written = _write(self._file, data)
+        self._num_bytes += written
+        return written
+
+    def tell(self) -> int:
+        """How many bytes were appended."""
+        return self._num_bytes
+
+    def rewrite_start(self, data: bytes) -> None:
+        """Replace the first bytes by as many others (a header that counts what follows), and go on at the end."""
+        self._file.seek(0)
+        _write(self._file, data)
+        self._file.seek(self._num_bytes)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
 
 
 class FileRecord(BaseModel):
@@ -84,7 +152,7 @@ def sync_directory(path: Path) -> None:
     """fsync a directory, so that the names in it survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        _fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -94,20 +162,20 @@ def sync_tree(root: Path) -> None:
     for folder, _, names in os.walk(root, topdown=False):
         for name in names:
             with (Path(folder) / name).open("rb") as file:
-                os.fsync(file.fileno())
+                _fsync(file.fileno())
         sync_directory(Path(folder))
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a small file atomically: readers see the old bytes or the new ones, never a part."""
     with storage_errors(f"write {path}"):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(_temporary_name(path.name))
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                _write(file, data)
                 file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+                _fsync(file.fileno())
+            _rename(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -118,22 +186,59 @@ def replace_file(path: Path, data: bytes) -> None:
 def new_directory(final: Path) -> Iterator[Path]:
     """Yield a temporary sibling directory that becomes ``final`` when the block ends well, and vanishes otherwise.
 
+    What a killed process leaves is found by ``remove_abandoned``.
     Raises StorageError when ``final`` exists and is not an empty directory, or when the disk refuses.
     """
     with storage_errors(f"write {final}"):
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise StorageError(f"{final} exists already and is not empty; choose another name or remove it.")
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = final.with_name(_temporary_name(final.name))
         temporary.mkdir()
-        try:
-            yield temporary
-            sync_tree(temporary)
-            if final.exists():
-                final.rmdir()
-            temporary.rename(final)
-            sync_directory(final.parent)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        with _in_use(temporary):
+            try:
+                yield temporary
+                sync_tree(temporary)
+                if final.exists():
+                    final.rmdir()
+                _rename(temporary, final)
+                sync_directory(final.parent)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+
+
+def remove_abandoned(parent: Path, name_pattern: str) -> None:
+    """Remove the temporary directories of ``new_directory(parent / NAME)`` whose process is gone.
+
+    A living process holds a lock on its directory. Where the file system has no such locks, nothing is removed.
+    """
+    for path in parent.glob(f".{name_pattern}.*.tmp"):
+        with contextlib.suppress(OSError), path_locked(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def path_locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold an advisory lock (flock) on a file or directory that exists; the system frees it when the process ends.
+
+    Raises BlockingIOError when another process holds it, OSError when there is nothing at ``path``.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _in_use(directory: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(path_locked(directory))
+        yield
+
+
+def _temporary_name(name: str) -> str:
+    return f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"

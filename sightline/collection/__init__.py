@@ -6,6 +6,7 @@
       CURRENT                           names the generation that readers open
       gen-000001/
         manifest.json                   encoder identity, counts that add up, a SHA-256 for every other file
+        manifest.sha256                 the manifest's own
         img_emb/img_emb_0.npy           float16 [N, D], unit vectors: the truth
         text_emb/text_emb_0.npy         float16 [M, D], one row for each caption
         metadata/metadata_0.parquet     one row for each picture, in the order of img_emb
@@ -27,8 +28,9 @@ from sightline.collection.manifest import (
     read_manifest,
 )
 from sightline.collection.reader import Generation, Item, open_collection
+from sightline.collection.shard import NewItem
 from sightline.collection.verify import require_unit_length, verify_collection
-from sightline.collection.writer import GenerationWriter, NewItem
+from sightline.collection.writer import GenerationWriter
 
 __all__ = [
     "GENERATION_PATTERN",

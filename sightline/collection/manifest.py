@@ -20,9 +20,11 @@ from sightline.errors import (
     SchemaUnknown,
     SourceError,
 )
-from sightline.storage import FileRecord
+from sightline.storage import FileRecord, NewFile, sha256_of
 
 MANIFEST_NAME = "manifest.json"
+DIGEST_NAME = "manifest.sha256"
+"""The SHA-256 of the manifest itself, which cannot hold its own; generations before it have none."""
 CURRENT_NAME = "CURRENT"
 LEDGER_NAME = "ledger.jsonl"
 GENERATION_PATTERN = r"^gen-[0-9]{6}$"
@@ -154,6 +156,20 @@ def read_manifest(generation: Path) -> CollectionManifest:
     if not manifest.counts.add_up() or manifest.counts.indexed != manifest.num_items:
         raise CountMismatch(f"The counts in {generation / MANIFEST_NAME} do not add up; build the collection again.")
     return manifest
+
+
+def write_manifest(directory: Path, manifest: CollectionManifest) -> None:
+    """Write ``manifest.json`` and its SHA-256 into a generation that is not published yet. Raises OSError."""
+    with NewFile(directory / MANIFEST_NAME) as file:
+        file.write(f"{manifest.model_dump_json(indent=2)}\n".encode())
+    with NewFile(directory / DIGEST_NAME) as file:
+        file.write(f"{sha256_of(directory / MANIFEST_NAME)}\n".encode())
+
+
+def manifest_as_written(directory: Path) -> bool:
+    """Whether the manifest has the SHA-256 that was noted with it; True where none was noted. Raises OSError."""
+    digest = directory / DIGEST_NAME
+    return not digest.is_file() or digest.read_bytes() == f"{sha256_of(directory / MANIFEST_NAME)}\n".encode()
 
 
 def _schema_version(content: bytes) -> int | None:

@@ -216,6 +216,8 @@ def open_collection(path: Path, generation: str | None = None, *, verify: bool =
     manifest = layout.read_manifest(directory)
     if verify:
         difference = first_difference(directory, manifest.files)
+        if difference is None and not layout.manifest_as_written(directory):
+            difference = f"{directory / layout.MANIFEST_NAME} has changed since it was written (its SHA-256 differs)"
         if difference is not None:
             raise FileChanged(f"{difference}; restore it from a backup or build the collection again.")
     return Generation(directory, manifest)

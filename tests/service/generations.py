@@ -51,6 +51,7 @@ def damage_manifest(**changes: Any) -> Callable[[Path], None]:
     def damage(directory: Path) -> None:
         path = directory / "manifest.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        (directory / "manifest.sha256").unlink(missing_ok=True)
 
     return damage
 
@@ -58,6 +59,7 @@ def damage_manifest(**changes: Any) -> Callable[[Path], None]:
 def reseal(directory: Path) -> None:
     """Make the manifest's hashes true again: what is wrong must be found by looking, not by hashing."""
     files = {name: one.model_dump() for name, one in record_files(directory, leave_out="manifest.json").items()}
+    files.pop("manifest.sha256", None)
     damage_manifest(files=files)(directory)
 
 
