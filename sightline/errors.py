@@ -19,9 +19,11 @@ SightlineError
 │   ├── EncoderUnsuitable          weights and architecture or preprocessing disagree
 │   ├── EncoderMismatch            a collection made by another encoder
 │   ├── HubUnreachable             weights or tokenizer must be downloaded and cannot be
+│   ├── LiveLogLocked              another process writes the live changes of this collection
 │   └── LicenceRefused             weights whose licence forbids ordinary use
 ├── VerificationError              stored bytes are not what they were
 │   ├── BundleCorrupt
+│   ├── LiveLogDamaged             the log of live changes is not what was written
 │   └── CollectionCorrupt
 │       ├── ManifestMissing        a generation without its manifest: copied in part, or not finished
 │       ├── ManifestInvalid        a manifest that is damaged or another generation's
@@ -29,6 +31,7 @@ SightlineError
 │       ├── FileChanged            a file is missing or has other bytes than its manifest says
 │       ├── CountMismatch          fewer or more rows than promised
 │       ├── DuplicateIds           one id for two items
+│       ├── LiveChangesMissing     without live changes that the log does not hold any more
 │       └── VectorsWrong           another dimension, not of length 1, or not to be found by themselves
 ├── StorageError                   the disk: full, read-only, gone
 │   └── MemoryShort                what is to be loaded does not fit into the machine's memory
@@ -139,6 +142,10 @@ class HubUnreachable(ConfigurationError):
     code = "hub_unreachable"
 
 
+class LiveLogLocked(ConfigurationError):
+    code = "live_log_locked"
+
+
 class LicenceRefused(ConfigurationError):
     code = "licence_refused"
 
@@ -149,6 +156,10 @@ class VerificationError(SightlineError):
 
 class BundleCorrupt(VerificationError):
     code = "bundle_corrupt"
+
+
+class LiveLogDamaged(VerificationError):
+    code = "live_log_damaged"
 
 
 class CollectionCorrupt(VerificationError):
@@ -177,6 +188,10 @@ class CountMismatch(CollectionCorrupt):
 
 class DuplicateIds(CollectionCorrupt):
     code = "duplicate_ids"
+
+
+class LiveChangesMissing(CollectionCorrupt):
+    code = "live_changes_missing"
 
 
 class VectorsWrong(CollectionCorrupt):
