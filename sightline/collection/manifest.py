@@ -70,7 +70,8 @@ class Counts(_Strict):
 
 
 class CollectionManifest(_Strict):
-    """What a generation is. ``index`` holds the plan and its measured recall, by kind of query."""
+    """What a generation is. ``index`` holds the plan and its measured recall, by kind of query; ``live_sequence`` is
+    the last live change that it contains, 0 where it was built from a source."""
 
     schema_version: Literal[1] = 1
     generation: str
@@ -84,6 +85,7 @@ class CollectionManifest(_Strict):
     counts: Counts
     index: dict[str, Any]
     files: dict[str, FileRecord]
+    live_sequence: int = 0
 
     def require_encoder(self, fingerprint: str) -> None:
         """Raise EncoderMismatch unless the encoder of this fingerprint made the vectors.

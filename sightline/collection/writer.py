@@ -109,8 +109,13 @@ class GenerationWriter:
             if self._shard is not None:
                 self._close_shard()
 
-    def publish(self, counts: Counts, *, source: str, index: dict[str, Any]) -> CollectionManifest:
-        """Write what is left and the manifest; the generation becomes current when the ``with`` block ends."""
+    def publish(
+        self, counts: Counts, *, source: str, index: dict[str, Any], live_sequence: int = 0
+    ) -> CollectionManifest:
+        """Write what is left and the manifest; the generation becomes current when the ``with`` block ends.
+
+        ``live_sequence`` is the last live change that is contained.
+        """
         assert counts.add_up(), counts
         self.finish()
         with storage_errors(f"write {self.collection}"):
@@ -128,6 +133,7 @@ class GenerationWriter:
                 counts=counts,
                 index=index,
                 files=record_files(self._directory),
+                live_sequence=live_sequence,
             )
             layout.write_manifest(self._directory, self._manifest)
         return self._manifest
