@@ -59,7 +59,7 @@ def test_links_that_leave_the_folder_are_not_followed(tmp_path: Path) -> None:
     (inside / "dangling.png").symlink_to(inside / "gone.png")
     records, rejected = read(inside)
     assert [record.uri for record in records] == ["own.png"]
-    assert rejected == {"leak.png": "link_outside", "dangling.png": "missing_file"}
+    assert rejected == {"leak.png": "link_outside", "dangling.png": "missing_file", "folder": "link_to_folder"}
 
 
 def test_a_webdataset_groups_members_by_key(tmp_path: Path) -> None:
