@@ -1,4 +1,4 @@
-"""Data in: captioned pictures from a folder, WebDataset tars or ``captions.jsonl``, as one stream of records.
+"""Data in: captioned pictures from a folder, WebDataset tars, ``captions.jsonl``, CSV or Parquet, as one stream.
 
 Nothing is unpacked, unpickled or executed: archives are read as streams, only regular members count, names are never
 used as paths, ``pipe:`` addresses are refused. Whatever cannot become a record becomes a ``Rejected`` with a reason
@@ -12,6 +12,7 @@ from sightline.sources.folder import Folder
 from sightline.sources.lists import MAX_LINE_BYTES
 from sightline.sources.opening import open_source
 from sightline.sources.record import IMAGE_SUFFIXES, MAX_MEMBER_BYTES, Record, Rejected, Source
+from sightline.sources.tables import Tables
 
 __all__ = [
     "CAPTIONS_NAME",
@@ -24,5 +25,6 @@ __all__ = [
     "Record",
     "Rejected",
     "Source",
+    "Tables",
     "open_source",
 ]

@@ -137,11 +137,11 @@ def test_captions_jsonl(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["missing", "missing.tar", "empty", "file.csv", "pipe:cat x", "s3://bucket/x.tar", "*.tar"]
+    "name", ["missing", "missing.tar", "empty", "file.doc", "pipe:cat x", "s3://bucket/x.tar", "*.tar"]
 )
 def test_unusable_sources_say_what_would_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "file.csv").write_text("a,b")
+    (tmp_path / "file.doc").write_text("a,b")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match=r"folder|captions\.jsonl"):
         open_source(name)
