@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from service.metrics import Metrics
 from service.threads import DaemonPool
-from sightline.errors import NotReady
+from sightline.errors import NotReady, ShuttingDown
 from sightline.filters import Filter
 from sightline.index import Hits
 
@@ -72,6 +72,7 @@ class Searcher:
         self._lock = threading.Lock()
         self._waiting: deque[_Question] = deque()
         self._num_running = 0
+        self._closed = False
 
     async def ask(
         self, search: Search, vectors: Vectors, k: int, where: Filter | None, finish: Callable[[Hits], T]
@@ -80,6 +81,8 @@ class Searcher:
 
         A question whose asker is cancelled before its pass is dropped. Raises what the two raise, and ShuttingDown.
         """
+        if self._closed:
+            raise ShuttingDown("The service is shutting down; send the request to another replica.")
         question = _Question(search, vectors, k, where, finish, asyncio.get_running_loop().create_future())
         with self._lock:
             self._waiting.append(question)
@@ -91,7 +94,8 @@ class Searcher:
         self._pool.revive()
 
     def close(self) -> None:
-        """End the threads; questions that wait hear ShuttingDown."""
+        """Take no more questions; those that wait beside a running pass are still answered."""
+        self._closed = True
         self._pool.shutdown()
 
     def _launch(self) -> None:

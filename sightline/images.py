@@ -99,13 +99,16 @@ def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
         return _check_header(image, limits)
 
 
-def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
+def decode_image(
+    data: bytes, limits: ImageLimits, on_header: Callable[[ImageHeader], None] = lambda header: None
+) -> Image.Image:
     """Decode a picture fully: upright, mode RGB. Of an animation, the first frame.
 
     Raises ImageCorrupt, ImageFormatError or ImageTooLarge; the limits are checked before anything is decoded.
+    ``on_header`` is called after that and before decoding; what it raises ends the work.
     """
     with _open(data, limits) as image:
-        _check_header(image, limits)
+        on_header(_check_header(image, limits))
         try:
             image.load()
             return _to_rgb(_upright(image))

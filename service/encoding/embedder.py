@@ -92,12 +92,22 @@ class Embedder:
                 failures = iter(one if isinstance(one, SightlineError) else None for one in decoded)
                 return [next(failures) if isinstance(one, bytes) else None for one in inputs]
             with context.stage("encode"):
-                outcomes = await both(
-                    self._batcher.encode(Modality.TEXT, texts, lane=lane, deadline=context.deadline),
-                    self._batcher.encode(Modality.IMAGE, decoded, lane=lane, deadline=context.deadline),
-                )
+                outcomes = await self._encode_both(texts, decoded, lane, context)
         by_kind = (iter(outcomes[0]), iter(outcomes[1]))
         return [next(by_kind[isinstance(one, bytes)]) for one in inputs]
+
+    async def _encode_both(
+        self, texts: list[str], decoded: Sequence[Pixels | SightlineError | None], lane: Lane, context: RequestContext
+    ) -> tuple[Sequence[Outcome], Sequence[Outcome]]:
+        encode, deadline = self._batcher.encode, context.deadline
+        if not decoded:
+            return await encode(Modality.TEXT, texts, lane=lane, deadline=deadline), []
+        if not texts:
+            return [], await encode(Modality.IMAGE, decoded, lane=lane, deadline=deadline)
+        return await both(
+            encode(Modality.TEXT, texts, lane=lane, deadline=deadline),
+            encode(Modality.IMAGE, decoded, lane=lane, deadline=deadline),
+        )
 
     async def _enter_queue(self, held: contextlib.ExitStack, units: int, lane: Lane, context: RequestContext) -> None:
         """A request's first part is refused when there is no room. Later parts wait: what was begun is finished."""
@@ -132,6 +142,15 @@ class Embedder:
         outcomes: list[Pixels | SightlineError | None] = [None] * len(images)
         if not images:
             return outcomes
+        if len(images) == 1:  # without a group of tasks: 0.1 ms
+            with context.stage("decode"):
+                try:
+                    async with asyncio.timeout_at(context.deadline):
+                        return [await self._decoder.decode(images[0])]
+                except TimeoutError:
+                    raise deadline_exceeded() from None
+                except InputError as error:
+                    return [error]
 
         async def decode_one(position: int) -> None:
             try:
