@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ from service.edge.keys import Gate, KeyFile, check_exposure, credentials, needs_
 from service.settings import load_settings
 from sightline.errors import SettingError
 from tests.service.conftest import MakeService, Service
+from tests.service.edge.conftest import ADMIN_KEY, API_KEY
 
-API_KEY = "api-key-0123456789"
-ADMIN_KEY = "admin-key-0123456789"
 NOWHERE = Path("/nowhere/keys")
 
 
@@ -30,19 +29,6 @@ def bearer(key: str) -> dict[str, str]:
 
 def basic(key: str, user: str = "anybody") -> dict[str, str]:
     return {"authorization": "Basic " + base64.b64encode(f"{user}:{key}".encode()).decode()}
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> dict[str, Path]:
-    """A file with one API key, whose holder is the shop, and one with one admin key."""
-    (tmp_path / "api").write_text(f"# keys\n\nshop: {API_KEY}\n")
-    (tmp_path / "admin").write_text(f"{ADMIN_KEY}\n")
-    return {"api_keys_file": tmp_path / "api", "admin_keys_file": tmp_path / "admin"}
-
-
-@pytest.fixture
-def locked(make_service: MakeService, files: dict[str, Path]) -> Service:
-    return make_service(**files)
 
 
 def check_unauthenticated(response: httpx.Response) -> None:
@@ -343,50 +329,3 @@ def test_the_document_says_where_a_key_is_needed(locked: Service, service: Servi
             assert path.startswith("/v1/admin/") <= ("403" in operation["responses"]), path
     open_document = service.get("/openapi.json").json()
     assert not any("security" in one for operations in open_document["paths"].values() for one in operations.values())
-
-
-# Pages of other origins
-
-PREFLIGHT = {"origin": "https://photos.example.org", "access-control-request-method": "POST"}
-
-
-def test_no_origin_is_allowed_by_default(service: Service) -> None:
-    assert (
-        service.get("/livez", headers={"origin": "https://photos.example.org"})
-        .headers.keys()
-        .isdisjoint({"access-control-allow-origin"})
-    )
-    assert service.request("OPTIONS", "/v1/text-to-image", headers=PREFLIGHT).status_code == 405
-
-
-@pytest.mark.parametrize(
-    ("ask", "status"),
-    [
-        (lambda service: service.post("/v1/text-to-image", json={"text": "red"}, headers=PREFLIGHT), 401),
-        (lambda service: service.get("/livez", headers=PREFLIGHT), 200),
-        (lambda service: service.request("OPTIONS", "/v1/text-to-image", headers=PREFLIGHT), 200),
-    ],
-    ids=["refused", "answered", "preflight"],
-)
-def test_a_listed_origin_reads_answers_and_refusals(
-    make_service: MakeService, files: dict[str, Path], ask: Callable[[Service], httpx.Response], status: int
-) -> None:
-    service = make_service(**files, cors_origins="https://photos.example.org, http://localhost:3000")
-    response = ask(service)
-    assert response.status_code == status
-    assert response.headers["access-control-allow-origin"] == "https://photos.example.org"
-    assert "access-control-allow-credentials" not in response.headers
-
-
-def test_an_origin_that_is_not_listed_is_not_allowed(make_service: MakeService) -> None:
-    service = make_service(cors_origins=["https://photos.example.org"])
-    refused = service.request("OPTIONS", "/v1/limits", headers={**PREFLIGHT, "origin": "https://evil.example"})
-    assert refused.status_code == 400
-    for response in (refused, service.get("/v1/limits", headers={"origin": "https://evil.example"})):
-        assert "access-control-allow-origin" not in response.headers
-
-
-@pytest.mark.parametrize("origins", ["*", "https://*.example.org", "photos.example.org", "https://a.example/", "null"])
-def test_origins_are_explicit(origins: str) -> None:
-    with pytest.raises(SettingError, match="list whole origins like"):
-        load_settings({"cors_origins": origins})

@@ -13,7 +13,8 @@ import pytest
 from service.edge.logs import ConsoleFormatter, logging_to, printable
 from tests.fakes import picture_bytes
 from tests.service.conftest import MakeService, Service
-from tests.service.edge.test_keys import API_KEY, bearer
+from tests.service.edge.conftest import API_KEY
+from tests.service.edge.test_keys import bearer
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"

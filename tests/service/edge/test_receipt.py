@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -17,6 +14,7 @@ from service.edge import intake, receipt
 from tests.fakes import FakeEncoder
 from tests.service.conftest import MakeService, Service
 from tests.service.edge.test_middleware import WAIT_SECONDS, Gate
+from tests.service.edge.wire import Client
 from tests.service.test_server import Live
 
 GET = b"GET /v1/limits HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -38,52 +36,6 @@ def make_live(make_service: MakeService) -> Iterator[MakeLive]:
     yield make
     for one in started:
         one.stop()
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def code(self) -> str:
-        return str(json.loads(self.body)["code"])
-
-
-class Client:
-    """One connection, byte by byte."""
-
-    def __init__(self, live: Live) -> None:
-        self.socket = socket.create_connection(live.listener.getsockname(), timeout=WAIT_SECONDS)
-        self.rest = b""
-
-    def send(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # it may have been closed meanwhile
-            self.socket.sendall(data)
-
-    def answer(self) -> Answer:
-        while b"\r\n\r\n" not in self.rest:
-            self._more()
-        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        while len(self.rest) < int(headers["content-length"]):
-            self._more()
-        body, self.rest = self.rest[: int(headers["content-length"])], self.rest[int(headers["content-length"]) :]
-        return Answer(int(first.split()[1]), headers, body)
-
-    def ended(self) -> bool:
-        """Wait for the end; whether it came without another answer."""
-        try:
-            return self.rest + self.socket.recv(1) == b""
-        except ConnectionResetError:
-            return True
-
-    def _more(self) -> None:
-        data = self.socket.recv(65536)
-        assert data, f"the connection ended after {self.rest!r}"
-        self.rest += data
 
 
 def wait_for(live: Live, *, num_open: int) -> None:

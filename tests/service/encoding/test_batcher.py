@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -15,92 +13,11 @@ from hypothesis import strategies as st
 
 from service.encoding.admission import Admission
 from service.encoding.batcher import Batcher, BatcherLimits
-from service.encoding.lanes import Lane, Modality, Vectors
+from service.encoding.lanes import Lane, Modality
 from service.metrics import Metrics
-from sightline.errors import DeadlineExceeded, EncodingFailed, HubUnreachable, NotReady, Overloaded, SightlineError
-
-NEVER = float("inf")
-WAIT_SECONDS = 10.0
-
-
-class Boom(BaseException):
-    """Not an Exception: kills the thread it is raised in."""
-
-
-class Encoder:
-    """Encodes a number as the vector [number]; records batches; stops before a batch while ``gate`` is closed."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Any]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Semaphore(0)
-        self.fault: Callable[[list[Any]], None] = lambda batch: None
-
-    def __call__(self, batch: list[Any]) -> Vectors:
-        self.entered.release()
-        assert self.gate.wait(WAIT_SECONDS)
-        self.batches.append(list(batch))
-        self.fault(batch)
-        return np.array([[number] for number in batch], dtype=np.float32)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-MakeBatcher = Callable[..., Batcher]
-
-
-@pytest.fixture
-def encoder() -> Encoder:
-    return Encoder()
-
-
-@pytest.fixture
-def make_batcher(encoder: Encoder) -> Iterator[MakeBatcher]:
-    made: list[Batcher] = []
-
-    def make(*, max_batch: int = 8, start: bool = True, clock: Clock | None = None, **limits: Any) -> Batcher:
-        batcher = build(encoder, max_batch=max_batch, clock=clock, **limits)
-        if start:
-            batcher.start()
-        made.append(batcher)
-        return batcher
-
-    yield make
-    encoder.gate.set()
-    for batcher in made:
-        batcher.close()
-
-
-def build(encoder: Encoder, *, max_batch: int = 8, clock: Clock | None = None, **limits: Any) -> Batcher:
-    sizes = {Modality.TEXT: max_batch, Modality.IMAGE: max_batch}
-    more: dict[str, Any] = {} if clock is None else {"clock": clock}
-    return Batcher(dict.fromkeys(Modality, encoder), BatcherLimits(sizes, **limits), Metrics("0"), **more)
-
-
-def submit(batcher: Batcher, *payloads: Any, lane: Lane = Lane.INTERACTIVE, deadline: float = NEVER) -> list[Any]:
-    return [item.future for item in batcher.submit(Modality.TEXT, payloads, lane=lane, deadline=deadline)]
-
-
-def outcome(future: Any) -> float | SightlineError:
-    try:
-        return float(future.result(WAIT_SECONDS)[0])
-    except SightlineError as error:
-        return error
-
-
-def block(batcher: Batcher, encoder: Encoder) -> Any:
-    """Occupy the encoder with the item 0, so that what is submitted next gathers behind it."""
-    encoder.gate.clear()
-    (first,) = submit(batcher, 0)
-    assert encoder.entered.acquire(timeout=WAIT_SECONDS)
-    return first
+from sightline.errors import DeadlineExceeded, EncodingFailed, NotReady, Overloaded
+from tests.service.encoding.conftest import MakeBatcher
+from tests.service.encoding.stand_ins import WAIT_SECONDS, Clock, Encoder, block, build, outcome, submit
 
 
 def test_a_lone_item_is_encoded_at_once(make_batcher: MakeBatcher, encoder: Encoder) -> None:
@@ -244,122 +161,6 @@ def test_the_time_to_come_back_follows_from_the_measured_rate(make_batcher: Make
     with batcher.admit(7, Lane.INTERACTIVE), pytest.raises(Overloaded) as refused, batcher.admit(4, Lane.INTERACTIVE):
         pass
     assert refused.value.details["retry_after_seconds"] == 14
-
-
-def test_a_poisoned_item_fails_alone(make_batcher: MakeBatcher, encoder: Encoder) -> None:
-    def poison(batch: list[Any]) -> None:
-        if 5 in batch:
-            raise ValueError("0x7f secret /etc/path")
-
-    batcher = make_batcher()
-    block(batcher, encoder)
-    futures = submit(batcher, *range(1, 9))
-    encoder.fault = poison
-    encoder.gate.set()
-    results = [outcome(future) for future in futures]
-    assert [result for result in results if isinstance(result, float)] == [1.0, 2.0, 3.0, 4.0, 6.0, 7.0, 8.0]
-    assert isinstance(results[4], EncodingFailed)
-    assert "secret" not in results[4].message
-
-
-@pytest.mark.parametrize("broken", [np.full((1, 1), np.nan, np.float32), np.zeros((0, 1), np.float32)])
-def test_an_answer_that_cannot_be_right_is_a_failure(broken: Vectors) -> None:
-    batcher = Batcher(
-        dict.fromkeys(Modality, lambda batch: broken),
-        BatcherLimits(dict.fromkeys(Modality, 4)),
-        Metrics("0"),
-    )
-    batcher.start()
-    assert isinstance(outcome(submit(batcher, 1)[0]), EncodingFailed)
-    batcher.close()
-
-
-def test_an_error_of_the_set_up_goes_to_all_without_cutting(make_batcher: MakeBatcher, encoder: Encoder) -> None:
-    def no_tokenizer(batch: list[Any]) -> None:
-        raise HubUnreachable("The tokenizer cannot be downloaded.")
-
-    batcher = make_batcher()
-    block(batcher, encoder)
-    futures = submit(batcher, 1, 2, 3)
-    encoder.gate.set()
-    encoder.fault = no_tokenizer
-    assert all(isinstance(outcome(future), HubUnreachable) for future in futures)
-    assert encoder.batches[-1] == [1, 2, 3]
-
-
-def test_out_of_memory_halves_the_batch_and_keeps_later_ones_small(make_batcher: MakeBatcher, encoder: Encoder) -> None:
-    def small_memory(batch: list[Any]) -> None:
-        if len(batch) > 2:
-            raise MemoryError
-
-    encoder.fault = small_memory
-    batcher = make_batcher()
-    assert [outcome(future) for future in submit(batcher, *range(8))] == [float(n) for n in range(8)]
-    encoder.batches.clear()
-    assert [outcome(future) for future in submit(batcher, *range(8))] == [float(n) for n in range(8)]
-    assert encoder.batches == [[0, 1], [2, 3], [4, 5], [6, 7]]
-
-
-def test_memory_is_freed_after_the_failed_batch_and_before_the_retry(encoder: Encoder) -> None:
-    events: list[str] = []
-
-    def once(batch: list[Any]) -> None:
-        events.append("encode")
-        if events == ["encode"]:
-            raise MemoryError
-
-    encoder.fault = once
-    batcher = Batcher(
-        dict.fromkeys(Modality, encoder), BatcherLimits(dict.fromkeys(Modality, 4)), Metrics("0"),
-        free_memory=lambda: events.append("free"),
-    )  # fmt: skip
-    batcher._workers.open = True  # gather both items before the thread starts
-    futures = submit(batcher, 1, 2)
-    batcher.start()
-    assert [outcome(future) for future in futures] == [1.0, 2.0]
-    assert events == ["encode", "free", "encode", "encode"]
-    batcher.close()
-
-
-def test_a_dead_thread_tells_everyone_and_starts_again(make_batcher: MakeBatcher, encoder: Encoder) -> None:
-    def die(batch: list[Any]) -> None:
-        raise Boom
-
-    batcher = make_batcher(restart_delay_seconds=0.01)
-    first = block(batcher, encoder)
-    waiting = submit(batcher, 1, 2)
-    encoder.fault = die
-    encoder.gate.set()
-    assert all(isinstance(outcome(future), NotReady) for future in [first, *waiting])
-    encoder.fault = lambda batch: None
-    for _ in range(1000):
-        if batcher.healthy:
-            break
-        threading.Event().wait(0.005)
-    assert outcome(submit(batcher, 3)[0]) == 3.0
-
-
-def test_work_is_refused_while_the_thread_is_dead(make_batcher: MakeBatcher, encoder: Encoder) -> None:
-    def die(batch: list[Any]) -> None:
-        raise Boom
-
-    encoder.fault = die
-    batcher = make_batcher(restart_delay_seconds=WAIT_SECONDS)
-    assert isinstance(outcome(submit(batcher, 1)[0]), NotReady)
-    assert not batcher.healthy
-    with pytest.raises(NotReady), batcher.admit(1, Lane.INTERACTIVE):
-        pass
-    with pytest.raises(NotReady):
-        submit(batcher, 2)
-
-
-def test_a_batch_that_never_ends_makes_the_batcher_unhealthy(make_batcher: MakeBatcher, encoder: Encoder) -> None:
-    clock = Clock()
-    batcher = make_batcher(clock=clock, stall_seconds=30.0)
-    block(batcher, encoder)
-    assert batcher.healthy
-    clock.now += 31.0
-    assert not batcher.healthy
 
 
 def test_closing_answers_everyone_and_takes_no_more(make_batcher: MakeBatcher, encoder: Encoder) -> None:

@@ -15,7 +15,7 @@ from sightline.errors import EncoderLost, NotReady, ShuttingDown
 from tests.fakes import FakeEncoder
 from tests.service.conftest import MakeService
 from tests.service.edge.test_middleware import Gate
-from tests.service.encoding.test_batcher import WAIT_SECONDS, Boom, Clock, Encoder, block, outcome, submit
+from tests.service.encoding.stand_ins import WAIT_SECONDS, Boom, Clock, Encoder, block, outcome, submit
 
 
 def build(encoder: Encoder, clock: Clock | None = None, **options: Any) -> Batcher:
