@@ -32,7 +32,8 @@ SightlineError
 │       ├── CountMismatch          fewer or more rows than promised
 │       ├── DuplicateIds           one id for two items
 │       ├── LiveChangesMissing     without live changes that the log does not hold any more
-│       └── VectorsWrong           another dimension, not of length 1, or not to be found by themselves
+│       ├── VectorsWrong           another dimension, not of length 1, or not to be found by themselves
+│       └── IndexUnusable          an index file is missing or changed; it can be made again from the vectors
 ├── StorageError                   the disk: full, read-only, gone
 │   └── MemoryShort                what is to be loaded does not fit into the machine's memory
 ├── TooManyFailures                more bad inputs than the run allows
@@ -196,6 +197,10 @@ class LiveChangesMissing(CollectionCorrupt):
 
 class VectorsWrong(CollectionCorrupt):
     code = "vectors_wrong"
+
+
+class IndexUnusable(CollectionCorrupt):
+    code = "index_unusable"
 
 
 class StorageError(SightlineError):

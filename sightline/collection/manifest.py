@@ -27,6 +27,8 @@ DIGEST_NAME = "manifest.sha256"
 """The SHA-256 of the manifest itself, which cannot hold its own; generations before it have none."""
 CURRENT_NAME = "CURRENT"
 LEDGER_NAME = "ledger.jsonl"
+INDEX_FOLDER = "index"
+"""Derived files, which can be made again: each is verified by whoever reads it, right before it does."""
 GENERATION_PATTERN = r"^gen-[0-9]{6}$"
 """A generation is named, never addressed: nothing of this shape leads out of its collection."""
 SCHEMA_VERSION = 1

@@ -114,9 +114,13 @@ class Generation:
         """The text of a caption row and the row of its picture."""
         return self._captions.column("caption")[row].as_py(), int(self._caption_items[row])
 
+    def find_row(self, item_id: str) -> int | None:
+        """The row of an item id, None where it has none."""
+        return self._rows.get(item_id)
+
     def row_of(self, item_id: str) -> int:
         """The row of an item id. Raises NotFound."""
-        row = self._rows.get(item_id)
+        row = self.find_row(item_id)
         if row is None:
             raise NotFound("There is no item with this id in the collection; take ids from search results.")
         return row
@@ -209,13 +213,15 @@ def _state_of(descriptor: int) -> tuple[int, int]:
 def open_collection(path: Path, generation: str | None = None, *, verify: bool = True) -> Generation:
     """Open the current generation of a collection, or the one of this name.
 
-    With ``verify`` every file is compared with the manifest's SHA-256 before anything is believed.
+    With ``verify`` every file but those of its indexes, which are compared when they are read, is compared with the
+    manifest's SHA-256 before anything is believed.
     Raises SourceError (no collection there), GenerationUnknown or CollectionCorrupt.
     """
     directory = layout.generation_directory(path, generation or layout.current_name(path))
     manifest = layout.read_manifest(directory)
     if verify:
-        difference = first_difference(directory, manifest.files)
+        files = {n: r for n, r in manifest.files.items() if not n.startswith(f"{layout.INDEX_FOLDER}/")}
+        difference = first_difference(directory, files)
         if difference is None and not layout.manifest_as_written(directory):
             difference = f"{directory / layout.MANIFEST_NAME} has changed since it was written (its SHA-256 differs)"
         if difference is not None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sightline.collection.manifest import INDEX_FOLDER
 from sightline.collection.reader import Generation, open_collection
-from sightline.errors import CollectionCorrupt, VectorsWrong
+from sightline.errors import CollectionCorrupt, IndexUnusable, VectorsWrong
+from sightline.storage import first_difference
 
 _MAX_NORM_ERROR = 2e-3
 """A unit vector rounded to float16 keeps its length to about 5e-4 at 512 dimensions."""
@@ -34,6 +36,11 @@ def verify_collection(path: Path) -> Generation:
     Returns the opened generation. Raises SourceError or CollectionCorrupt with the first thing that is wrong.
     """
     generation = open_collection(path, verify=True)
+    files = generation.manifest.files
+    indexes = {name: record for name, record in files.items() if name.startswith(f"{INDEX_FOLDER}/")}
+    difference = first_difference(generation.directory, indexes)
+    if difference is not None:
+        raise IndexUnusable(f"{difference}; make it again with: sightline index optimise --collection {path}.")
     require_unit_length(generation.image_vectors(), "picture", path)
     require_unit_length(generation.caption_vectors(), "caption", path)
     rows = generation.caption_items()

@@ -36,7 +36,7 @@ def search(
     """
     from sightline.collection import open_collection
     from sightline.encoder import load_encoder
-    from sightline.index import VectorIndex
+    from sightline.index.opening import open_index
 
     if (text is None) == (image is None):
         raise QueryError('Give either a text or --image FILE, like: sightline search --collection C "a dog".')
@@ -50,8 +50,7 @@ def search(
     )
     generation.require_encoder(engine.fingerprint)
     query = _encode(engine, text, image)
-    vectors = generation.caption_vectors() if captions else generation.image_vectors()
-    hits = VectorIndex(vectors).search(query, k)
+    hits = open_index(generation, "captions" if captions else "images").search(query, k)
     results: list[dict[str, Any]] = []
     for score, row in zip(hits.scores[0], hits.rows[0], strict=True):
         caption, item_row = generation.caption(int(row)) if captions else (None, int(row))

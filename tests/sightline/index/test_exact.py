@@ -63,7 +63,7 @@ def test_bad_queries_are_refused() -> None:
 
 
 def test_a_missing_faiss_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sightline.index.faiss", None)
+    monkeypatch.setattr("sightline.index.runtime.faiss", None)
     with pytest.raises(DependencyMissing, match=r"sightline\[cpu\].*sightline\[gpu\]"):
         require_faiss()
 

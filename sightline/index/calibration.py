@@ -1,0 +1,124 @@
+"""How fast this machine scans, measured in about a second: predictions from tables are wrong by more than twice."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sightline.index.hits import Half
+from sightline.index.runtime import faiss, require_faiss
+from sightline.index.scan import score_rows
+from sightline.index.store import ShardFiles
+
+_SCAN_BYTES = 2**26
+"""64 MiB: more than a core's own cache, so that memory is measured and not the cache."""
+
+_CODE_ROWS = 16_384
+_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds per row of one thread, at the dimension that was measured; ``*_flops``: operations a second, all cores.
+
+    ``encode_row`` is the making of a row's product code, ``refine_row`` the reading and exact scoring of a stored row.
+    """
+
+    exact_row: float
+    sq8_row: float
+    codes_row: float
+    encode_row: float
+    refine_row: float
+    float_flops: float
+    bfloat_flops: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is: memory free for an index, cores, and the GPU's name and memory (empty and 0 without one)."""
+
+    memory_bytes: int
+    num_cores: int
+    gpu: str = ""
+    gpu_bytes: int = 0
+
+
+def this_machine(memory_bytes: int | None = None) -> Machine:
+    """The machine we run on; ``memory_bytes`` replaces what the system says is available."""
+    free = memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    cores = len(os.sched_getaffinity(0))
+    if not torch.cuda.is_available():
+        return Machine(free, cores)
+    return Machine(free, cores, torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory)
+
+
+def measure(dim: int) -> Speeds:
+    """Scan, encode and multiply small made-up vectors of ``dim`` (even) dimensions. Raises DependencyMissing."""
+    require_faiss()
+    generator = np.random.default_rng(0)
+    rows = max(_SCAN_BYTES // (2 * dim), 1024)
+    query = generator.standard_normal((1, dim)).astype(np.float32)
+    query /= np.linalg.norm(query)
+    some = generator.standard_normal((1024, dim)).astype(np.float16) / np.float16(dim**0.5)  # [1024, D]
+    half = np.tile(some, (rows // 1024, 1))
+    encode_row, codes_row = _codes(some, query, dim)
+    return Speeds(
+        exact_row=_scan(faiss.ScalarQuantizer.QT_fp16, half.view(np.uint8), query) / len(half),
+        sq8_row=_scan(faiss.ScalarQuantizer.QT_8bit, half.view(np.uint8)[:, :dim].copy(), query) / len(half),
+        codes_row=codes_row,
+        encode_row=encode_row,
+        refine_row=_refine(half, query),
+        float_flops=_product(dim, torch.float32),
+        bfloat_flops=_product(dim, torch.bfloat16),
+    )
+
+
+def _scan(kind: int, codes: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], query: np.ndarray) -> float:  # type: ignore[type-arg]
+    dim = query.shape[1]
+    index = faiss.IndexScalarQuantizer(dim, kind, faiss.METRIC_INNER_PRODUCT)
+    index.train(np.zeros((2, dim), np.float32) + np.float32([[-1], [1]]))
+    index.add_sa_codes(codes)
+    return _fastest(lambda: index.search(query, 10))
+
+
+def _codes(some: Half, query: np.ndarray, dim: int) -> tuple[float, float]:  # type: ignore[type-arg]
+    """Seconds to encode a row with all cores, and to scan one with one thread."""
+    index = faiss.IndexPQFastScan(dim, dim // 2, 4, faiss.METRIC_INNER_PRODUCT)
+    index.pq.cp.niter = 2
+    index.train(some.astype(np.float32))
+    block = np.tile(some, (_CODE_ROWS // len(some), 1)).astype(np.float32)
+    started = time.perf_counter()
+    index.add(block)
+    encode = time.perf_counter() - started
+    return encode / len(block), _fastest(lambda: index.search(query, 100)) / len(block)
+
+
+def _refine(half: Half, query: np.ndarray) -> float:  # type: ignore[type-arg]
+    with tempfile.TemporaryDirectory(prefix="sightline-plan-") as folder:
+        path = Path(folder) / "rows.npy"
+        np.save(path, half[:8192])
+        store = ShardFiles([path], half.shape[1])
+        rows = np.random.default_rng(1).permutation(8192)[None, :256]  # [1, 256]
+        return _fastest(lambda: score_rows(store, query, rows)) / rows.size
+
+
+def _product(dim: int, dtype: torch.dtype) -> float:
+    left, right = torch.ones(4096, dim, dtype=dtype), torch.ones(dim, 1024, dtype=dtype)
+    return 2.0 * 4096 * 1024 * dim / _fastest(lambda: left @ right)
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few runs: what the machine can do when nothing else disturbs it."""
+    times = []
+    for _ in range(_REPEATS + 1):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
