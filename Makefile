@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FAISS ?= cpu
 
-.PHONY: help demo test check format test-slow test-fault test-gpu test-realdata bench-serving bench-gpu clean
+.PHONY: help demo test check format test-slow test-fault test-gpu test-interchange test-realdata bench-serving bench-search bench-gpu clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,11 +53,22 @@ test-fault: $(VENV)/.fault  ## tests that inject faults: minutes; SIGHTLINE_FUZZ
 test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
+$(VENV)/interchange/.done: $(VENV)/.dev tests/interchange/requirements.txt
+	$(PYTHON) -m venv $(VENV)/interchange
+	$(VENV)/interchange/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/interchange/requirements.txt
+	@touch $@
+
+test-interchange: $(VENV)/interchange/.done  ## other tools read our files: autofaiss, embedding-reader, datasets, pandas
+	SIGHTLINE_INTERCHANGE_PYTHON=$(abspath $(VENV)/interchange/bin/python) $(BIN)/python -m pytest tests/interchange
+
 test-realdata: $(VENV)/.dev  ## tests on real photos; set SIGHTLINE_TEST_DATA to their folder
 	$(BIN)/python -m pytest -m realdata
 
 bench-serving: $(VENV)/.dev  ## service against Infinity and the machine's ceilings; about half an hour (BENCH=--quick)
 	$(BIN)/python -m benchmarks.serving --out build/bench-serving $(BENCH)
+
+bench-search: $(VENV)/.dev  ## index plans beside plain FAISS at 100 k and 1 M; 10 minutes; set SIGHTLINE_TEST_DATA
+	$(BIN)/python -m benchmarks.search --rows 100000 --rows 1000000 --out build/bench-search $(BENCH)
 
 bench-gpu: $(VENV)/.dev  ## the same on a GPU, ViT-B/32 and ViT-L/14
 	$(BIN)/python -m benchmarks.serving --out build/bench-gpu --device cuda --model ViT-B-32 --model ViT-L-14 --clients 192 $(BENCH)

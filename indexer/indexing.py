@@ -35,6 +35,9 @@ from sightline.index.tuning import tune
 from sightline.storage import new_directory, record_files, storage_errors
 
 _NUM_QUERIES = 256
+_SURELY_FAST = 50_000 * 512
+"""Numbers that any machine scans within the target (4 ms here); so that small collections are built to the same bytes
+everywhere, nothing is measured for them."""
 _FOLDERS = {"images": "img_emb", "captions": "text_emb"}
 Say = Callable[[str], None]
 
@@ -119,8 +122,8 @@ class _Planner:
             if count < kind.min_rows:
                 return PLANS["exact"], f"{count:,} vectors are too few for {wanted}"
             return kind, "asked for"
-        if count < PLANS["codes"].min_rows:
-            return PLANS["exact"], f"{count:,} vectors are scored in no time"
+        if count * self.dim <= _SURELY_FAST and self.options.target_ms >= TARGET_MS:
+            return PLANS["exact"], "so few vectors are scored fast enough on any machine"
         decision = self.decide(count)
         return PLANS[decision.chosen], decision.reason
 

@@ -6,10 +6,10 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-import faiss
 import numpy as np
 
 from sightline.index.hits import Hits, Scores
+from sightline.index.runtime import faiss
 
 _SINGLES = 64
 _BATCH = 64
@@ -54,7 +54,7 @@ def timed(index: Searchable, queries: dict[str, Scores]) -> Times:
     return Times(round(float(np.median(singles)), 3), round(float(np.percentile(singles, 95)), 3), round(batch, 3))
 
 
-def memory_of_faiss(index: faiss.Index) -> int:
+def memory_of_faiss(index: Any) -> int:
     """The bytes that an index holds, as its file would: codes, lists, graph, centres."""
     writer = faiss.PyCallbackIOWriter(counter := _Counter())
     faiss.write_index(index, writer)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
-import faiss
 import numpy as np
 
 from benchmarks.search.measured import Figures, memory_of_faiss, timed
 from sightline.index.hits import Half, Hits, Scores
+from sightline.index.runtime import faiss
 from sightline.index.tuning import recall
 
 _ADD_ROWS = 65_536
@@ -30,9 +31,9 @@ class Flat:
 class Graph:
     """``IndexHNSWFlat`` with 32 links and inner products, asked with one ``efSearch``."""
 
-    def __init__(self, index: faiss.IndexHNSWFlat, ef_search: int) -> None:
+    def __init__(self, index: Any, ef_search: int) -> None:
         self.index = index
-        self._parameters = faiss.SearchParametersHNSW(efSearch=ef_search)  # type: ignore[call-arg]
+        self._parameters = faiss.SearchParametersHNSW(efSearch=ef_search)
 
     def search(self, queries: Scores, k: int) -> Hits:
         return Hits(*self.index.search(queries, k, params=self._parameters))

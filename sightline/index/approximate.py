@@ -58,7 +58,9 @@ class ApproximateIndex:
         return self._decide(queries, candidates, k, allowed)
 
     def _too_narrow(self, allowed: Allowed | None) -> bool:
-        return allowed is not None and len(allowed) - np.count_nonzero(allowed) > _CROSSED_OUT * len(allowed)
+        if allowed is None:
+            return False
+        return len(allowed) - int(np.count_nonzero(allowed)) > _CROSSED_OUT * len(allowed)
 
     def _candidates(self, queries: Scores, num_candidates: int) -> Rows:
         _, rows = self._index.search(queries, num_candidates, params=self._parameters())
@@ -67,9 +69,9 @@ class ApproximateIndex:
     def _parameters(self) -> Any:
         """FAISS's parameters for one call: nothing is set on the index, which other threads use."""
         if self.plan.setting == "nprobe":
-            return faiss.SearchParametersIVF(nprobe=self.setting)  # type: ignore[call-arg]
+            return faiss.SearchParametersIVF(nprobe=self.setting)
         if self.plan.setting == "efSearch":
-            return faiss.SearchParametersHNSW(efSearch=self.setting)  # type: ignore[call-arg]
+            return faiss.SearchParametersHNSW(efSearch=self.setting)
         return None
 
     def _decide(self, queries: Scores, candidates: Rows, k: int, allowed: Allowed | None) -> Hits:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from sightline.index.hits import Half
+from sightline.index.hits import Half, Scores
 from sightline.index.runtime import faiss, require_faiss
 from sightline.index.scan import score_rows
 from sightline.index.store import ShardFiles
@@ -80,15 +81,15 @@ def measure(dim: int) -> Speeds:
     )
 
 
-def _scan(kind: int, codes: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], query: np.ndarray) -> float:  # type: ignore[type-arg]
+def _scan(kind: int, codes: npt.NDArray[np.uint8], query: Scores) -> float:
     dim = query.shape[1]
     index = faiss.IndexScalarQuantizer(dim, kind, faiss.METRIC_INNER_PRODUCT)
-    index.train(np.zeros((2, dim), np.float32) + np.float32([[-1], [1]]))
+    index.train(np.array([[-1.0] * dim, [1.0] * dim], np.float32))
     index.add_sa_codes(codes)
     return _fastest(lambda: index.search(query, 10))
 
 
-def _codes(some: Half, query: np.ndarray, dim: int) -> tuple[float, float]:  # type: ignore[type-arg]
+def _codes(some: Half, query: Scores, dim: int) -> tuple[float, float]:
     """Seconds to encode a row with all cores, and to scan one with one thread."""
     index = faiss.IndexPQFastScan(dim, dim // 2, 4, faiss.METRIC_INNER_PRODUCT)
     index.pq.cp.niter = 2
@@ -100,7 +101,7 @@ def _codes(some: Half, query: np.ndarray, dim: int) -> tuple[float, float]:  # t
     return encode / len(block), _fastest(lambda: index.search(query, 100)) / len(block)
 
 
-def _refine(half: Half, query: np.ndarray) -> float:  # type: ignore[type-arg]
+def _refine(half: Half, query: Scores) -> float:
     with tempfile.TemporaryDirectory(prefix="sightline-plan-") as folder:
         path = Path(folder) / "rows.npy"
         np.save(path, half[:8192])

@@ -114,8 +114,8 @@ class GpuLists(ApproximateIndex):
     def __init__(self, plan: Plan, index: Any, vectors: VectorStore, setting: int) -> None:
         super().__init__(plan, index, vectors, setting)
         self._lock = threading.Lock()
-        self._resources = faiss.StandardGpuResources()  # type: ignore[attr-defined]  # in the GPU wheels only
-        self._on_gpu = faiss.index_cpu_to_gpu(self._resources, 0, index)  # type: ignore[attr-defined]
+        self._resources = faiss.StandardGpuResources()
+        self._on_gpu = faiss.index_cpu_to_gpu(self._resources, 0, index)
 
     def _candidates(self, queries: Scores, num_candidates: int) -> Rows:
         with self._lock:

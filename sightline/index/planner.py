@@ -100,7 +100,7 @@ def plan(count: int, dim: int, machine: Machine, speeds: Speeds, target_ms: floa
 
 def num_candidates(count: int) -> int:
     """How many stored rows ``codes`` is expected to score again: about 200 for a million vectors."""
-    return round(max(50.0, 200 * (count / 1e6) ** 0.4))
+    return round(max(50.0, 200.0 * math.pow(count / 1e6, 0.4)))
 
 
 def _candidate(kind: Plan, estimate: _Estimator, count: int, dim: int, machine: Machine, speeds: Speeds) -> Candidate:

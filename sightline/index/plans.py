@@ -56,7 +56,7 @@ CODES_SAMPLE = 65_536
 def num_lists(num_rows: int) -> int:
     """About √N lists, a power of two. With 1 M vectors 1,024 and 4,096 lists reach the same recall for the same share
     of rows read (``benchmarks.search``), and a quarter of the lists is a quarter of the training."""
-    return 2 ** max(2, round(math.log2(max(num_rows, 16) ** 0.5)))
+    return 1 << max(2, round(math.log2(max(num_rows, 16) ** 0.5)))
 
 
 def settings_of(plan: Plan, num_rows: int) -> list[int]:

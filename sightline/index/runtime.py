@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sightline.errors import DependencyMissing
 
 try:
-    import faiss
+    import faiss as _module
 except ImportError:  # said clearly by require_faiss, where it can reach the user
-    faiss = None  # type: ignore[assignment]
+    _module = None  # type: ignore[assignment]
+
+faiss: Any = _module
+"""Untyped: FAISS's stubs know less than half of what its Python wrapper has."""
 
 __all__ = ["faiss", "require_faiss"]
 

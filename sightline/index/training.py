@@ -89,7 +89,8 @@ def centroids(sample: Scores, count: int) -> Scores:
 def _nearest(points: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     halves = (centres * centres).sum(1) / 2  # [count]
     turned = centres.bfloat16().T.contiguous()  # [D, count]
-    blocks = points.split(_ADD_ROWS // 4)
+    step = _ADD_ROWS // 4
+    blocks = [points[start : start + step] for start in range(0, len(points), step)]
     return torch.cat([((block.bfloat16() @ turned).float() - halves).argmax(1) for block in blocks])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from sightline.index.exact import VectorIndex
@@ -14,7 +15,7 @@ from sightline.index.training import train
 from tests.sightline.index.worlds import brute_force, on_files, unit
 
 
-def close_together(rows: int) -> np.ndarray:  # type: ignore[type-arg]
+def close_together(rows: int) -> npt.NDArray[np.float32]:
     """Vectors whose scores differ by less than half precision can tell."""
     vectors = unit(1) + 2e-3 * np.random.default_rng(1).standard_normal((rows, 16)).astype(np.float32)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)

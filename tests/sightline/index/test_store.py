@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from sightline.errors import CollectionCorrupt, FileChanged, VectorsWrong
@@ -61,7 +62,7 @@ def test_a_shard_overwritten_in_place_is_noticed(tmp_path: Path) -> None:
         (np.asfortranarray(np.zeros((3, 4), np.float16)), VectorsWrong),
     ],
 )
-def test_other_arrays_are_refused(tmp_path: Path, content: np.ndarray, error: type[Exception]) -> None:  # type: ignore[type-arg]
+def test_other_arrays_are_refused(tmp_path: Path, content: npt.NDArray[np.generic], error: type[Exception]) -> None:
     np.save(tmp_path / "0.npy", content)
     with pytest.raises(error, match="build the collection again"):
         ShardFiles([tmp_path / "0.npy"], 4)

@@ -48,9 +48,9 @@ def test_a_target_out_of_reach_is_said() -> None:
 
 
 def test_equal_scores_in_anothers_place_count_as_found() -> None:
-    truth = Hits(np.float32([[0.9, 0.5]]), np.int64([[1, 2]]))
-    assert recall(Hits(np.float32([[0.9, 0.5]]), np.int64([[1, 7]])), truth) == 1.0
-    assert recall(Hits(np.float32([[0.9, 0.4]]), np.int64([[1, 8]])), truth) == 0.5
+    truth = Hits(np.array([[0.9, 0.5]], np.float32), np.array([[1, 2]], np.int64))
+    assert recall(Hits(np.array([[0.9, 0.5]], np.float32), np.array([[1, 7]], np.int64)), truth) == 1.0
+    assert recall(Hits(np.array([[0.9, 0.4]], np.float32), np.array([[1, 8]], np.int64)), truth) == 0.5
 
 
 def test_settings_rise_and_end_with_everything() -> None:
