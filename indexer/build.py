@@ -1,58 +1,101 @@
-"""Building a generation: reader → decode pool → encoder → writer, streaming, one pass over the source.
+"""Building a generation: what is missing of the job is encoded into segments, then the segments are published.
 
-Memory holds a few batches of decoded pictures and the open shard, whatever the size of the source. The vectors of a
-picture and of its captions are written together. Exact duplicates (same bytes) are indexed once; the captions of a
-later copy are counted as skipped.
+A build that was killed or interrupted goes on where it stopped, and gives the same bytes as one that was not. Exact
+duplicates (same bytes) are indexed once.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from indexer.decode import Decoded, DecodeSpec, decode_ahead
-from indexer.ledger import Ledger
-from indexer.recall import MAX_SAMPLE_ROWS, measure_recall
-from sightline.collection import CollectionManifest, EncoderRecord, GenerationWriter, NewItem
-from sightline.encoder import Encoder
-from sightline.errors import SourceError, TextError, TooManyFailures
+from indexer.encoding import CHUNK_INPUTS
+from indexer.indexing import IndexOptions, build_indexes
+from indexer.job import Building, Job, building_locked, now
+from indexer.ledger import too_many_failures
+from indexer.pipeline import SEGMENT_SECONDS, Pipeline, PipelineOptions
+from indexer.publication import Publication
+from indexer.reading import Span
+from indexer.segments import SegmentStore
+from indexer.stages import StageClock, StageTimes
+from sightline.collection import CollectionManifest, EncoderRecord
+from sightline.errors import SourceError, TooManyFailures
 from sightline.images import ImageLimits
-from sightline.sources import Rejected, Source
-from sightline.texts import TextLimits, fit_caption
+from sightline.sources import Source
+from sightline.texts import TextLimits
 
-ITEM_ID_DIGITS = 24
-"""Hex digits of the content hash in an item id: 96 bits, so that a billion pictures collide with odds of 1e-11."""
+if TYPE_CHECKING:
+    from sightline.encoder import Encoder
+
+NEAR_DUPLICATE_COSINE = 0.96
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """``thumbnail_px`` is the longer side of thumbnails (0: none); ``max_error_rate`` a share of pictures, 0 to 1."""
+    """``thumbnail_px`` is the longer side of thumbnails (0: none); ``max_error_rate`` a share of pictures, 0 to 1;
+    ``near_duplicates`` the cosine from which a picture is noted as nearly the same as an earlier one (0: never).
+
+    ``index`` says how it will be searched. It, ``num_decode_threads``, ``segment_seconds`` and ``max_error_rate`` do
+    not change what is encoded; the others do.
+    """
 
     batch_size: int = 32
     num_decode_threads: int = 0
     thumbnail_px: int = 256
     max_error_rate: float = 0.05
+    near_duplicates: float = NEAR_DUPLICATE_COSINE
+    chunk_inputs: int = CHUNK_INPUTS
+    segment_seconds: float = SEGMENT_SECONDS
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     text_limits: TextLimits = field(default_factory=TextLimits)
+    index: IndexOptions = field(default_factory=IndexOptions)
+
+    def result_options(self) -> dict[str, Any]:
+        """What the bytes of the result depend on, as the job notes it."""
+        values = dataclasses.asdict(self)
+        for name in ("num_decode_threads", "max_error_rate", "segment_seconds", "index"):
+            del values[name]
+        values["image_limits"]["formats"] = list(self.image_limits.formats)
+        return values
+
+    def pipeline_options(self) -> PipelineOptions:
+        """What the pipeline needs of them."""
+        names = {one.name for one in dataclasses.fields(PipelineOptions)} & {
+            one.name for one in dataclasses.fields(self)
+        }
+        return PipelineOptions(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What was built, and where the time went: seconds the encoder ran and seconds it waited for pictures."""
+    """What was built, and where the time went. ``num_resumed``: inputs that an earlier run had done."""
 
     manifest: CollectionManifest
-    seconds: float
-    encode_images_seconds: float
-    encode_texts_seconds: float
-    wait_seconds: float
+    times: StageTimes
+    num_resumed: int
     failure: TooManyFailures | None
+
+
+class BuildInterrupted(Exception):
+    """The run was asked to stop and has: everything encoded is committed, and the same command goes on."""
+
+    def __init__(self, num_done: int) -> None:
+        super().__init__(f"interrupted after {num_done} inputs")
+        self.num_done = num_done
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` of ``count`` (0 ≤ index < count): the chunks k with k % count == index."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
 
 
 def build_collection(
@@ -63,144 +106,92 @@ def build_collection(
     out: Path,
     options: BuildOptions,
     advance: Callable[[int], None] = lambda steps: None,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+    clock: Callable[[], str] = now,
+    say: Callable[[str], None] = lambda line: None,
 ) -> BuildReport:
     """Encode a source into a new generation of the collection at ``out`` and make it current.
 
-    ``advance`` is called with the number of inputs finished. Nothing is published when an error ends the run.
-    Raises StorageError, EncodingFailed, or SourceError when not one picture could be indexed.
+    Goes on with an unfinished build of the same job. ``advance`` is called with the number of inputs finished;
+    ``stopping`` is asked after each batch; ``clock`` gives the time as the manifest says it. Nothing is published when
+    an error ends the run, and what was encoded stays for the next one.
+    Raises StorageError, EncodingFailed, CollectionCorrupt, BuildInterrupted, InputError when the unfinished build is
+    another one, or SourceError when not one picture could be indexed.
     """
-    started = time.monotonic()
-    ledger = Ledger(options.max_error_rate)
-    worker = _Worker(encoder, ledger, options)
-    with GenerationWriter(out, _encoder_record(encoder, encoder_spec)) as writer:
-        threads = options.num_decode_threads or os.cpu_count() or 1
-        spec = DecodeSpec(encoder.identity.pixels, options.image_limits, options.thumbnail_px)
-        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-            stream = decode_ahead(source, spec, pool, ahead=4 * options.batch_size)
-            for batch in _batches(worker.accepted(stream, writer, advance), options.batch_size):
-                for item in worker.encode(batch):
-                    writer.add(item)
-                advance(len(batch))
-        counts = ledger.counts()
-        if not counts.indexed:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in counts.reasons.items())
-            raise SourceError(
-                f"None of the {counts.seen} inputs of {source_name} is a usable picture ({reasons}); check the source."
-            )
-        manifest = writer.publish(
-            counts, source=source_name, index={"kind": "exact", "dtype": "float16", **worker.recall()}
-        )
+    stages = StageClock()
+    pipeline_options = options.pipeline_options()
+    wanted = make_job(encoder, encoder_spec, source, source_name, options, clock())
+    with building_locked(out) as building:
+        job = building.begin(wanted)
+        store = building.segments(job)
+        progress = store.progress()
+        advance(progress.num_done)
+        pipeline = Pipeline(encoder, source, store, pipeline_options, stages, advance=advance, stopping=stopping)
+        if not progress.complete and not pipeline.encode(progress.spans()):
+            raise BuildInterrupted(store.progress().num_done)
+        with stages.measure("publish"):
+            manifest = Publication(building, job, index_builder(job, options.index, say)).publish()
     return BuildReport(
         manifest,
-        time.monotonic() - started,
-        worker.image_seconds,
-        worker.text_seconds,
-        worker.wait_seconds,
-        ledger.too_many_failures(),
+        stages.times(pipeline_options.decode_threads),
+        progress.num_done,
+        too_many_failures(manifest.counts, options.max_error_rate),
     )
 
 
-class _Worker:
-    """The encoder's side of the pipeline and its clock."""
+def encode_shard(
+    encoder: Encoder,
+    encoder_spec: str,
+    source: Source,
+    source_name: str,
+    out: Path,
+    options: BuildOptions,
+    shard: Shard,
+    advance: Callable[[int], None] = lambda steps: None,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+    clock: Callable[[], str] = now,
+) -> StageTimes:
+    """Encode the chunks of a shard and publish nothing: ``publish_collection`` does, when all shards are done.
 
-    def __init__(self, encoder: Encoder, ledger: Ledger, options: BuildOptions) -> None:
-        self.encoder = encoder
-        self.ledger = ledger
-        self.options = options
-        self.image_seconds = self.text_seconds = self.wait_seconds = 0.0
-        self._seen: dict[str, str] = {}
-        self._sample: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]] = []
-
-    def accepted(
-        self, stream: Iterable[Decoded | Rejected], writer: GenerationWriter, advance: Callable[[int], None]
-    ) -> Iterator[Decoded]:
-        """Pass on what is to be encoded; account for everything else."""
-        waiting_since = time.monotonic()
-        for entry in stream:
-            self.wait_seconds += time.monotonic() - waiting_since
-            rejected = entry if isinstance(entry, Rejected) else self._duplicate(entry)
-            if rejected is None:
-                assert isinstance(entry, Decoded)
-                yield entry
-            else:
-                writer.reject(rejected.uri, rejected.outcome, rejected.reason, rejected.detail)
-                self.ledger.rejected(rejected.outcome, rejected.reason)
-                advance(1)
-            waiting_since = time.monotonic()
-
-    def _duplicate(self, entry: Decoded) -> Rejected | None:
-        first = self._seen.setdefault(entry.sha256, entry.record.uri)
-        if first == entry.record.uri:
-            return None
-        self.ledger.captions(0, len(entry.record.captions), "caption_of_duplicate")
-        return Rejected(entry.record.uri, "duplicate", "same_bytes", f"the same file as {first}")
-
-    def encode(self, batch: list[Decoded]) -> Iterator[NewItem]:
-        """Encode a batch of pictures and their captions."""
-        started = time.monotonic()
-        vectors = self.encoder.encode_pixels(np.stack([entry.pixels for entry in batch]))  # [B, D]
-        self.image_seconds += time.monotonic() - started
-        captions = [self._captions(entry.record.captions) for entry in batch]
-        texts = [fitted for pairs in captions for _, fitted in pairs]
-        started = time.monotonic()
-        text_vectors = self._encode_texts(texts)  # [T, D]
-        self.text_seconds += time.monotonic() - started
-        first = 0
-        for entry, vector, pairs in zip(batch, vectors, captions, strict=True):
-            own = text_vectors[first : first + len(pairs)]  # [C, D]
-            first += len(pairs)
-            self.ledger.indexed()
-            if len(self._sample) < MAX_SAMPLE_ROWS:
-                self._sample.append((vector, own[0] if len(own) else None))
-            yield NewItem(
-                item_id=entry.sha256[:ITEM_ID_DIGITS],
-                uri=entry.record.uri,
-                sha256=entry.sha256,
-                width_px=entry.width_px,
-                height_px=entry.height_px,
-                vector=vector,
-                captions=tuple(caption for caption, _ in pairs),
-                caption_vectors=own,
-                metadata=entry.record.metadata,
-                thumbnail=entry.thumbnail,
-            )
-
-    def recall(self) -> dict[str, Any]:
-        """Recall of the stored half-precision vectors against float32, by kind of query."""
-        return measure_recall(self._sample)
-
-    def _captions(self, captions: tuple[str, ...]) -> list[tuple[str, str]]:
-        """Each usable caption with the form that the tokenizer gets."""
-        pairs = []
-        for caption in captions:
-            try:
-                pairs.append((caption, fit_caption(caption, self.options.text_limits)))
-            except TextError:
-                continue
-        self.ledger.captions(len(pairs), len(captions) - len(pairs))
-        return pairs
-
-    def _encode_texts(self, texts: list[str]) -> np.ndarray[Any, Any]:
-        size = 4 * self.options.batch_size
-        chunks = [self.encoder.encode_texts(texts[start : start + size]) for start in range(0, len(texts), size)]
-        return np.concatenate([np.zeros((0, self.encoder.dim), np.float32), *chunks])
+    The shards of one build may run at the same time and on several machines that share ``out``.
+    Raises what ``build_collection`` does.
+    """
+    stages = StageClock()
+    pipeline_options = options.pipeline_options()
+    wanted = make_job(encoder, encoder_spec, source, source_name, options, clock())
+    with building_locked(out, shard=str(shard)) as building:
+        store = building.segments(building.begin(wanted))
+        pipeline = Pipeline(encoder, source, store, pipeline_options, stages, advance=advance, stopping=stopping)
+        for span in _spans_of(store, shard):
+            if not pipeline.encode([span]):
+                raise BuildInterrupted(store.progress().num_done)
+    return stages.times(pipeline_options.decode_threads)
 
 
-def _batches(stream: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
-    batch: list[Decoded] = []
-    for entry in stream:
-        batch.append(entry)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def publish_collection(
+    out: Path, max_error_rate: float, index: IndexOptions, say: Callable[[str], None] = lambda line: None
+) -> tuple[CollectionManifest, TooManyFailures | None]:
+    """Publish an unfinished build whose chunks are all done. Raises SourceError when there is none or chunks lack."""
+    missing = SourceError(f"{out} has no unfinished build; start one with `sightline index build --out {out}`.")
+    if Building(out).job is None:
+        raise missing
+    with building_locked(out) as building:
+        job = building.job
+        if job is None:
+            raise missing
+        manifest = Publication(building, job, index_builder(job, index, say)).publish()
+    return manifest, too_many_failures(manifest.counts, max_error_rate)
 
 
-def _encoder_record(encoder: Encoder, spec: str) -> EncoderRecord:
+def make_job(
+    encoder: Encoder, encoder_spec: str, source: Source, source_name: str, options: BuildOptions, created: str
+) -> Job:
+    """The job that these arguments ask for."""
     identity = encoder.identity
-    return EncoderRecord(
-        spec=spec,
+    record = EncoderRecord(
+        spec=encoder_spec,
         name=identity.name,
         fingerprint=identity.fingerprint,
         dim=identity.dim,
@@ -208,3 +199,30 @@ def _encoder_record(encoder: Encoder, spec: str) -> EncoderRecord:
         licence=identity.licence,
         untrained=identity.untrained,
     )
+    return Job(
+        created=created,
+        encoder=record,
+        source=source_name,
+        source_identity=source.identity,
+        options=options.result_options(),
+    )
+
+
+def index_builder(job: Job, options: IndexOptions, say: Callable[[str], None]) -> Callable[[Path], dict[str, Any]]:
+    """What builds the index of a job's generation."""
+    return lambda directory: build_indexes(directory, job.encoder.dim, options, say)
+
+
+def _spans_of(store: SegmentStore, shard: Shard) -> Iterator[Span]:
+    """The spans of a shard's chunks that are missing, until one of its chunks holds the source's end."""
+    size = store.chunk_inputs
+    chunk = shard.index
+    while True:
+        end = store.end_of(chunk)
+        if end is None:
+            return
+        if end < (chunk + 1) * size:
+            yield end, (chunk + 1) * size
+            if store.end_of(chunk) is None:
+                return
+        chunk += shard.count

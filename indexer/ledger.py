@@ -11,10 +11,9 @@ _MIN_INPUTS_FOR_A_RATE = 100
 
 
 class Ledger:
-    """Counts outcomes; one thread. ``max_error_rate`` is a share of pictures from 0 to 1."""
+    """Counts outcomes; one thread."""
 
-    def __init__(self, max_error_rate: float) -> None:
-        self.max_error_rate = max_error_rate
+    def __init__(self) -> None:
         self._outcomes: collections.Counter[str] = collections.Counter()
         self._reasons: collections.Counter[str] = collections.Counter()
         self._captions: collections.Counter[str] = collections.Counter()
@@ -49,18 +48,18 @@ class Ledger:
             reasons=dict(sorted(self._reasons.items())),
         )
 
-    def error_rate(self) -> float:
-        """The share of pictures that failed, 0 to 1."""
-        return self._outcomes["failed"] / max(sum(self._outcomes.values()), 1)
 
-    def too_many_failures(self) -> TooManyFailures | None:
-        """The error to end the run with, once what is good is safe; None when the share is within bounds."""
-        seen, failed = sum(self._outcomes.values()), self._outcomes["failed"]
-        if self.error_rate() <= self.max_error_rate or (seen < _MIN_INPUTS_FOR_A_RATE and failed < seen):
-            return None
-        return TooManyFailures(
-            f"{failed} of {seen} pictures could not be read (limit {self.max_error_rate:.0%}); the others are indexed. "
-            "See ledger.jsonl in the generation for each reason, or raise --max-error-rate.",
-            failed=failed,
-            seen=seen,
-        )
+def too_many_failures(counts: Counts, max_error_rate: float) -> TooManyFailures | None:
+    """The error to end the run with, once what is good is safe; None when the share of failures is within bounds.
+
+    ``max_error_rate`` is a share of pictures from 0 to 1.
+    """
+    seen, failed = counts.seen, counts.failed
+    if failed <= max_error_rate * seen or (seen < _MIN_INPUTS_FOR_A_RATE and failed < seen):
+        return None
+    return TooManyFailures(
+        f"{failed} of {seen} pictures could not be read (limit {max_error_rate:.0%}); the others are indexed. "
+        "See ledger.jsonl in the generation for each reason, or raise --max-error-rate.",
+        failed=failed,
+        seen=seen,
+    )

@@ -172,6 +172,8 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary = path.with_name(_temporary_name(path.name))
         try:
             with temporary.open("wb") as file:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says that this process lives
                 _write(file, data)
                 file.flush()
                 _fsync(file.fileno())
@@ -208,14 +210,32 @@ def new_directory(final: Path) -> Iterator[Path]:
                 raise
 
 
-def remove_abandoned(parent: Path, name_pattern: str) -> None:
-    """Remove the temporary directories of ``new_directory(parent / NAME)`` whose process is gone.
+def discard_directory(path: Path) -> None:
+    """Remove a directory and what is below it: under its name, all of it is there or nothing.
 
-    A living process holds a lock on its directory. Where the file system has no such locks, nothing is removed.
+    What a killed process leaves of it is found by ``remove_abandoned``. Raises StorageError.
+    """
+    with storage_errors(f"remove {path}"):
+        temporary = path.with_name(_temporary_name(path.name))
+        try:
+            _rename(path, temporary)
+        except FileNotFoundError:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(temporary)
+
+
+def remove_abandoned(parent: Path, name_pattern: str) -> None:
+    """Remove what processes that are gone left of writing, replacing or removing ``parent / NAME``.
+
+    A living process holds a lock on what it writes. Where the file system has no such locks, nothing is removed.
     """
     for path in parent.glob(f".{name_pattern}.*.tmp"):
         with contextlib.suppress(OSError), path_locked(path):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,18 @@ class Generation:
         if row is None:
             raise NotFound("There is no item with this id in the collection; take ids from search results.")
         return row
+
+    def sha256(self, row: int) -> str:
+        """The hash of a picture's bytes."""
+        return str(self._items.column("sha256")[row].as_py())
+
+    def files(self) -> Iterator[tuple[str, str, int, int]]:
+        """Uri, SHA-256, bytes and time (``mtime_ns``) of every picture in the order of rows; 0 where not noted."""
+        names = ["image_path", "sha256", "num_bytes", "mtime_ns"]
+        for start in range(0, self._items.num_rows, _STEP_ROWS):
+            block = self._items.slice(start, _STEP_ROWS)
+            for row in block.select([name for name in names if name in block.column_names]).to_pylist():
+                yield row["image_path"], row["sha256"], row.get("num_bytes") or 0, row.get("mtime_ns") or 0
 
     def thumbnail(self, row: int) -> bytes | None:
         """The WebP thumbnail of a row, None where the collection was built without."""

@@ -8,7 +8,7 @@ import json
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -82,8 +82,9 @@ class Shard:
                 files[kind] = opening.enter_context(NewFile(path))
             self._images = _Matrix(files["img_emb"], dim)
             self._captions = _Matrix(files["text_emb"], dim)
-            self._thumbnails = files["thumbnails"]
-            self._archive = tarfile.open(fileobj=files["thumbnails"], mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
+            self._archive: Any = tarfile.TarFile(  # closed with the shard
+                fileobj=cast(Any, files["thumbnails"]), mode="w", format=tarfile.USTAR_FORMAT
+            )
             self._metadata_table = _Table(files["metadata"], METADATA_SCHEMA)
             self._captions_table = _Table(files["captions"], CAPTIONS_SCHEMA)
             self._stack = opening.pop_all()
@@ -112,9 +113,8 @@ class Shard:
 
     def abandon(self) -> None:
         """Close the files, whole or not: they are about to be removed."""
-        for table in (self._metadata_table, self._captions_table):
-            with contextlib.suppress(OSError, pa.ArrowException):
-                table.abandon()
+        self._metadata_table.abandon()
+        self._captions_table.abandon()
         with contextlib.suppress(OSError):
             self._stack.close()
 
@@ -122,9 +122,9 @@ class Shard:
         member = tarfile.TarInfo(f"{item.item_id}.webp"[-100:])
         member.size = len(item.thumbnail)
         self._archive.addfile(member, io.BytesIO(item.thumbnail))
-        self._archive.members = []  # type: ignore[attr-defined]  # or the tar's whole index stays in memory
+        self._archive.members = []  # or the tar's whole index stays in memory
         padded = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        return self._archive.offset - padded
+        return int(self._archive.offset) - padded
 
 
 class _Matrix:
@@ -169,7 +169,7 @@ class _Table:
         self._writer.close()
 
     def abandon(self) -> None:
-        self._writer.close()
+        self._writer.is_open = False  # or it writes its footer when it is collected
 
     def _flush(self) -> None:
         rows, self._rows = self._rows, []

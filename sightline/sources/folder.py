@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from sightline.errors import SourceError
 from sightline.sources.description import MAX_SIDECAR_BYTES, describe
 from sightline.sources.files import FileContent, Unread, read_inside
 from sightline.sources.listing import Listed, Listing
 from sightline.sources.record import IMAGE_SUFFIXES, OTHER_PICTURES, Record, Rejected, printable
+
+Known = TypeVar("Known")
 
 
 class Folder:
@@ -36,6 +39,15 @@ class Folder:
         """The inputs at positions [start, stop)."""
         for listed in self._listing.read(start, stop):
             yield self._entry(listed)
+
+    def read_unless(
+        self, known: Callable[[str, int, int], Known | None], start: int = 0, stop: int | None = None
+    ) -> Iterator[Record | Rejected | Known]:
+        """As ``read``, but where ``known`` has something to say of a uri, its bytes and its time (those of ``Record``),
+        that comes instead, and the file is not read."""
+        for listed in self._listing.read(start, stop):
+            found = known(printable(listed.name), listed.num_bytes, listed.mtime_ns) if listed.kind == "file" else None
+            yield self._entry(listed) if found is None else found
 
     def _entry(self, listed: Listed) -> Record | Rejected:
         uri = printable(listed.name) or "."

@@ -54,9 +54,9 @@ def test_counts_add_up_and_every_input_has_its_reason(tiny_encoder: Encoder, sou
     counts = report.manifest.counts
     assert (counts.seen, counts.indexed, counts.duplicates, counts.skipped, counts.failed) == (11, 5, 1, 1, 4)
     assert sum(seen) == 11 == open_source(str(source)).num_inputs
-    assert (counts.captions_seen, counts.captions_indexed, counts.captions_skipped) == (13, 12, 1)
+    assert (counts.captions_seen, counts.captions_indexed, counts.captions_skipped) == (13, 13, 0)
     assert counts.reasons == {
-        "caption_of_duplicate": 1, "image_corrupt": 2, "image_format": 1, "image_too_large": 1, "same_bytes": 1,
+        "image_corrupt": 2, "image_format": 1, "image_too_large": 1, "same_bytes": 1,
         "unsupported_format": 1,
     }  # fmt: skip
     ledger = [json.loads(line) for line in (out / "gen-000001" / "ledger.jsonl").read_text().splitlines()]
@@ -79,7 +79,8 @@ def test_vectors_and_captions_are_those_of_the_encoder(tiny_encoder: Encoder, so
         generation.caption_vectors()[row], tiny_encoder.encode_texts(["picture 2"])[0], atol=1e-3
     )
     item = generation.item(by_uri["2.jpg"])
-    assert (item.width_px, item.height_px, len(item.captions)) == (90, 60, 3)
+    assert (item.width_px, item.height_px, len(item.captions)) == (90, 60, 4)
+    assert item.captions[-1] == "the same once more", "what a later copy says is kept with the first"
     assert generation.thumbnail(by_uri["2.jpg"]) is not None
 
 
@@ -136,4 +137,7 @@ def test_an_encoder_that_fails_leaves_the_last_generation(
     with pytest.raises(EncodingFailed):
         build(tiny_encoder, source, tmp_path / "out")
     assert open_collection(tmp_path / "out").generation == "gen-000001"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["CURRENT", "gen-000001"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["CURRENT", "building", "gen-000001"]
+    monkeypatch.undo()
+    build(tiny_encoder, source, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["CURRENT", "gen-000001", "gen-000002"]
