@@ -52,11 +52,15 @@ class SelfAttention(nn.Module):
         attn_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, None]:
         """``[B, L, W]`` → ``[B, L, W]``; ``attn_mask`` is added to the ``[L, L]`` logits. Takes one tensor thrice."""
-        batch, length, width = query.shape
-        shape = (batch, length, 3, self.num_heads, width // self.num_heads)
-        q, k, v = self.qkv(query).view(shape).permute(2, 0, 3, 1, 4)  # each [B, heads, L, W / heads]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width)), None
+        return self.out(self.mix(self.qkv(query), attn_mask)), None
+
+    def mix(self, qkv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Queries, keys and values ``[B, L, 3 W]`` → ``[B, L, W]``, before the last product."""
+        batch, length, width = qkv.shape
+        shape = (batch, length, 3, self.num_heads, width // (3 * self.num_heads))
+        q, k, v = qkv.view(shape).permute(2, 0, 3, 1, 4)  # each [B, heads, L, W / heads]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return mixed.transpose(1, 2).reshape(batch, length, width // 3)
 
 
 class PackedLinear(nn.Module):
