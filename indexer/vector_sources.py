@@ -278,7 +278,7 @@ def _holds_vectors(kind: pa.DataType) -> bool:
 
 
 def _vector_column(path: Path, schema: pa.Schema) -> str:
-    by_name = {name.lower(): name for name in schema.names}
+    by_name: dict[str, str] = {name.lower(): name for name in schema.names}
     for name in IMAGE_VECTOR_COLUMNS:
         if name in by_name:
             return by_name[name]

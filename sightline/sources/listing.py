@@ -159,13 +159,20 @@ def _walk(root: Path) -> Iterator[tuple[str, str, int, int, int]]:
         names = {entry.name: entry for entry in found}
         folders: list[str] = []
         for entry in found:
-            if entry.is_dir(follow_symlinks=False):
+            if _is_folder(entry, through_links=False):
                 folders.append(prefix + entry.name)
-            elif entry.is_symlink() and entry.is_dir():
+            elif _is_folder(entry, through_links=True):
                 yield prefix + entry.name, "linked_folder", 0, 0, 0
             elif os.path.splitext(entry.name)[1].lower() not in SIDECARS:  # noqa: PTH122
                 yield prefix + entry.name, "file", *_state(entry, names)
         waiting.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[str], *, through_links: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=through_links)
+    except OSError:  # a link to itself
+        return False
 
 
 def _state(entry: os.DirEntry[str], names: dict[str, os.DirEntry[str]]) -> tuple[int, int, int]:
