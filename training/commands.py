@@ -75,7 +75,7 @@ def draw(
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe in TOML, or a built-in one: drawn-world.")],
-    data: Annotated[str, typer.Option(help="Captioned pictures: a folder, tars or captions.jsonl.")],
+    data: Annotated[str, typer.Option(help="Captioned pictures: a folder, tars, captions.jsonl or tables.")],
     out: Annotated[Path, typer.Option(help="The bundle to write; log and checkpoints go to OUT.training.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     device: DeviceOption = "auto",
@@ -129,7 +129,7 @@ def train(
 
 def evaluate(
     encoder: Annotated[str, typer.Option(help="A bundle, MODEL:TAG, MODEL:/path/to.safetensors or MODEL:random.")],
-    data: Annotated[str, typer.Option(help="Captioned pictures: a folder, tars or captions.jsonl.")],
+    data: Annotated[str, typer.Option(help="Captioned pictures: a folder, tars, captions.jsonl or tables.")],
     split: Annotated[
         str | None,
         typer.Option(help="SPLIT-*.tar or a folder SPLIT; by default held-out where there is one, else all."),

@@ -138,7 +138,7 @@ class _Reader:
             raise SourceError(
                 f"{source} holds no captioned pictures"
                 + (f" (left out: {reasons})" if num_bad else "")
-                + "; give pictures with captions in .txt or .json files beside them, or a captions.jsonl."
+                + "; give pictures with captions in .txt or .json files beside them, a captions.jsonl or a table."
             )
         if num_bad > MAX_BAD_SHARE * (num_bad + num_good):
             raise SourceError(
