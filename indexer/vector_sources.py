@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from indexer.vector_files import Rows, VectorFile, Vectors, column_dim, column_vectors
 from sightline.errors import SourceError
-from sightline.sources.columns import json_like
+from sightline.sources.description import json_like
 
 BLOCK_ROWS = 1024
 IMAGE_VECTOR_COLUMNS = ("embedding", "image_embedding", "vector")

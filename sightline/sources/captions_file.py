@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sightline.errors import SourceError
-from sightline.sources.description import take_captions
+from sightline.sources.description import json_like, take_captions
 from sightline.sources.lists import bounded_lines, named_picture
 from sightline.sources.record import Record, Rejected, identity_of
 
@@ -54,6 +54,5 @@ class CaptionsFile:
         if isinstance(image, Rejected):
             return image
         captions = take_captions(entry)
-        return Record(
-            name, image.data, captions, entry, num_bytes=len(image.data), mtime_ns=max(image.mtime_ns, listed_ns)
-        )
+        newest_ns = max(image.mtime_ns, listed_ns)
+        return Record(name, image.data, captions, json_like(entry), num_bytes=len(image.data), mtime_ns=newest_ns)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import json
 import math
 from collections.abc import Sequence
@@ -12,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import SourceError
-from sightline.sources.description import distinct
+from sightline.sources.description import distinct, json_like
 from sightline.sources.lists import named_picture
 from sightline.sources.record import MAX_MEMBER_BYTES, Record, Rejected
 
 IMAGE_COLUMNS = ("image", "image_path", "path", "file", "file_name")
 CAPTION_COLUMNS = ("captions", "caption", "text")
 EMBEDDING_COLUMNS = ("embedding", "image_embedding", "text_embedding", "vector")
-_MAX_NESTING = 32
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def from_text(text: str) -> Any:
     """A CSV cell: numbers in their plain form and JSON lists are what they say, everything else is text."""
     if text.startswith("[") and text.endswith("]"):
         try:
-            return json.loads(text)
+            return json_like(json.loads(text))
         except (ValueError, RecursionError):
             return text
     for kind in (int, float):
@@ -100,23 +97,3 @@ def from_text(text: str) -> Any:
         if str(number) == text and math.isfinite(number):
             return number
     return text
-
-
-def json_like(value: Any, depth: int = 0) -> Any:
-    """A value of a Parquet cell as JSON has it; None for what JSON has not (bytes, NaN, nesting without end)."""
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, decimal.Decimal):
-        return float(value) if value.is_finite() else None
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if depth < _MAX_NESTING:
-        if isinstance(value, dict):
-            return {str(key): json_like(one, depth + 1) for key, one in value.items()}
-        if isinstance(value, list):
-            return [json_like(one, depth + 1) for one in value]
-    return None

@@ -114,8 +114,12 @@ def _create(path: Path, root: Path) -> None:
                 connection.close()
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.link(temporary, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                temporary.rename(path)
             sync_directory(path.parent)
         finally:
             temporary.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sightline.errors import SourceError
-from sightline.sources.columns import TablePlace, choose_columns, json_like
+from sightline.sources.columns import TablePlace, choose_columns
+from sightline.sources.description import json_like
 from sightline.sources.record import Record, Rejected, identity_of, printable
 
 _BUFFER_BYTES = 2**20

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import tarfile
 import tracemalloc
@@ -200,6 +201,21 @@ def test_lines_of_a_hundred_megabytes_cost_no_memory(name: str, tmp_path: Path) 
     tracemalloc.stop()
     assert reasons == ["", "bad_line", ""]
     assert peak < 12 * 2**20
+
+
+def test_metadata_is_always_json_and_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    hostile = '"a": NaN, "b": [1e999, 1], "c": "\\ud800", "\\udfff": 1, "d": ' + "[" * 900 + "]" * 900
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.png", ' + hostile + "}")
+    (tmp_path / "a.json").write_text("{" + hostile + "}")
+    (tmp_path / "t.csv").write_text('image,e\na.png,"[NaN, 2]"\n')
+    for source, key, expected in (("captions.jsonl", "b", [None, 1]), ("t.csv", "e", [None, 2])):
+        records, _ = read(tmp_path / source)
+        assert records[0].metadata[key] == expected
+        json.dumps(records[0].metadata, allow_nan=False, ensure_ascii=False).encode()
+    (tmp_path / "captions.jsonl").unlink()
+    record = read(tmp_path)[0][0]
+    assert (record.metadata["a"], record.metadata["c"], record.metadata["?"]) == (None, "?", 1)
 
 
 def test_lines_that_are_no_entries(tmp_path: Path) -> None:
