@@ -15,7 +15,7 @@ from sightline.images import PixelSpec
 from sightline.sources import Record, open_source
 from tests.pictures import flat
 from tests.sightline.test_sources import read
-from training.data import read_captioned
+from training.data import read_captioned, split_source
 
 PNG, BLUE = flat("red"), flat("blue")
 
@@ -140,6 +140,14 @@ def test_a_parquet_that_is_none_is_refused_in_a_sentence(damage: str, tmp_path: 
         path.write_bytes({"cut": data[:-20], "footer": changed, "empty": b"", "text": b"image\nx"}[damage])
     with pytest.raises(SourceError, match=r"\.$"):
         open_source(str(path))
+
+
+def test_a_split_of_tables_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "train-00000-of-00002.parquet", {"image": [PNG], "text": ["one"]})
+    write(tmp_path / "train-00001-of-00002.parquet", {"image": [BLUE], "text": ["two"]})
+    (tmp_path / "dev.csv").write_text("image,text\n")
+    assert [record.captions for record in read(split_source(str(tmp_path), "train"))[0]] == [("one",), ("two",)]
+    assert split_source(str(tmp_path), "dev", required=True) == str(tmp_path / "dev.csv")
 
 
 def test_tables_train_too(tmp_path: Path) -> None:
