@@ -61,7 +61,8 @@ def split_source(data: str, split: str, *, required: bool = False) -> str:
     """What to open for a split of ``data``.
 
     In a folder it is ``SPLIT-00000.tar`` and so on, ``NAME-SPLIT-00000.tar`` and so on, the same with ``.parquet``,
-    ``SPLIT.parquet``, ``SPLIT.csv``, or the subfolder ``SPLIT``. Data without that split are taken whole, unless it is ``required``: then SourceError.
+    ``SPLIT.parquet``, ``SPLIT.csv``, or the subfolder ``SPLIT``. Data without that split are taken whole, unless it is
+    ``required``: then SourceError.
     """
     root = Path(data).expanduser()
     if root.is_dir():
