@@ -16,6 +16,7 @@ from sightline.errors import QueryError
 from sightline.index.hits import Scores, require_finite
 from sightline.index.plans import CODES_SAMPLE, HNSW_LINKS, INVERTED, SAMPLE_PER_LIST, Plan, num_lists
 from sightline.index.runtime import faiss, require_faiss
+from sightline.index.scan import widened
 from sightline.index.store import VectorStore
 
 _ADD_ROWS = 65_536
@@ -42,7 +43,7 @@ def train(plan: Plan, vectors: VectorStore) -> Any:
     index.train(sample)
     del sample
     for start in range(0, vectors.num_rows, _ADD_ROWS):
-        block = vectors.block(start, min(start + _ADD_ROWS, vectors.num_rows)).astype(np.float32)  # [n, D]
+        block = widened(vectors.block(start, min(start + _ADD_ROWS, vectors.num_rows)))  # [n, D]
         require_finite(block)
         index.add(block - mean)
     return index
@@ -97,6 +98,6 @@ def _nearest(points: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
 def _sample(vectors: VectorStore, size: int) -> Scores:
     """float32 ``[S, D]``: at most ``size`` rows, spread evenly over all of them."""
     rows = np.unique(np.linspace(0, vectors.num_rows - 1, min(size, vectors.num_rows)).astype(np.int64))  # [S]
-    sample = vectors.take(rows).astype(np.float32)
+    sample = widened(vectors.take(rows))
     require_finite(sample)
     return sample
