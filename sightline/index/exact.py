@@ -25,8 +25,8 @@ _STEP_ROWS = 65_536
 _MIN_PRODUCT_QUERIES = 4
 """From this many queries one matrix product for all of them beats FAISS's scan for each of them.
 
-One thread of a Sapphire Rapids, 60,000 vectors of 512 dimensions: FAISS takes 6 ms for each query; the product takes 18 ms
-for one, 22 for 4 and 70 for 64.
+One thread of a Sapphire Rapids, 60,000 vectors of 512 dimensions: FAISS takes 6 ms for each query; the product takes
+18 ms for one, 22 for 4 and 70 for 64.
 """
 
 
