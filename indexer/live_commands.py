@@ -30,8 +30,9 @@ def compact(
     Example: `sightline index compact --collection photos`
     """
     from sightline.collection import current_name
-    from sightline.collection.compaction import compact_collection, live_sequences, remove_compacted
+    from sightline.collection.compaction import live_sequences, remove_compacted
     from sightline.collection.live_log import LIVE_LOG_NAME, open_live_log
+    from sightline.compact import compact as build
 
     console = Console(as_json=as_json)
     before = current_name(collection)
@@ -44,7 +45,7 @@ def compact(
     log = open_live_log(collection, writable=True)
     assert log is not None
     try:
-        done = compact_collection(collection, log)
+        done = build(collection, log)
         if done is None:
             console.result(
                 {"collection": str(collection), "changed": False, "before": before, "now": before},

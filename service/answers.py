@@ -23,7 +23,7 @@ def envelope(snapshot: Snapshot) -> dict[str, str]:
 
 def image_results(snapshot: Snapshot, hits: Hits, min_score: float | None) -> list[list[dict[str, Any]]]:
     """For each query the pictures found; ``caption`` is the picture's first."""
-    item_at = functools.cache(snapshot.generation.item)  # several queries find the same pictures
+    item_at = functools.cache(snapshot.item)  # several queries find the same pictures
     return [
         [_result(item := item_at(row), score, item.captions[0] if item.captions else None) for score, row in found]
         for found in _above(hits, min_score)
@@ -32,12 +32,12 @@ def image_results(snapshot: Snapshot, hits: Hits, min_score: float | None) -> li
 
 def caption_results(snapshot: Snapshot, hits: Hits, min_score: float | None) -> list[list[dict[str, Any]]]:
     """For each query the captions found, each with its picture."""
-    item_at = functools.cache(snapshot.generation.item)
+    item_at = functools.cache(snapshot.item)
     answers = []
     for found in _above(hits, min_score):
         results = []
         for score, row in found:
-            caption, item_row = snapshot.generation.caption(row)
+            caption, item_row = snapshot.caption(row)
             results.append(_result(item_at(item_row), score, caption))
         answers.append(results)
     return answers
@@ -47,8 +47,8 @@ def knn_results(snapshot: Snapshot, hits: Hits, *, captions: bool) -> list[dict[
     """The first query's hits in clip-retrieval's shape; the item's metadata must not hide the keys of the shape."""
     results = []
     for score, row in _above(hits, None)[0]:
-        caption, item_row = snapshot.generation.caption(row) if captions else (None, row)
-        known = _knn_metadata(snapshot.generation.item(item_row))
+        caption, item_row = snapshot.caption(row) if captions else (None, row)
+        known = _knn_metadata(snapshot.item(item_row))
         own_caption = {"caption": caption} if captions else {}
         results.append({**known, **own_caption, "id": item_row, "similarity": score})
     return results
@@ -56,9 +56,9 @@ def knn_results(snapshot: Snapshot, hits: Hits, *, captions: bool) -> list[dict[
 
 def row_metadata(snapshot: Snapshot, rows: Sequence[int]) -> list[dict[str, Any]]:
     """Items by their rows, in clip-retrieval's shape. Raises NotFound."""
-    if any(not 0 <= row < snapshot.generation.num_items for row in rows):
+    if not all(map(snapshot.shows, rows)):
         raise NotFound("There is no row with one of these ids; take ids from POST /knn-service.")
-    return [{"id": row, "metadata": _knn_metadata(snapshot.generation.item(row))} for row in rows]
+    return [{"id": row, "metadata": _knn_metadata(snapshot.item(row))} for row in rows]
 
 
 def _knn_metadata(item: Item) -> dict[str, Any]:

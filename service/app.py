@@ -26,6 +26,7 @@ from service.routes.admin import admin_router
 from service.routes.catalogue import catalogue_router
 from service.routes.clip_retrieval import clip_retrieval_router
 from service.routes.embeddings import embeddings_router
+from service.routes.items import items_router
 from service.routes.label_sets import label_sets_router
 from service.routes.page import page_router
 from service.routes.probes import probes_router
@@ -55,7 +56,8 @@ def create_app(
         redirect_slashes=False, telemetry=_NO_TELEMETRY,
     )  # fmt: skip
     routers = (
-        search_router(engine), embeddings_router(engine), catalogue_router(engine), clip_retrieval_router(engine),
+        search_router(engine), embeddings_router(engine), catalogue_router(engine), items_router(engine),
+        clip_retrieval_router(engine),
         label_sets_router(engine), admin_router(engine), probes_router(engine), page_router(),
     )  # fmt: skip
     for router in routers:  # include_router would match every request twice and wrap it once more: 0.1 ms

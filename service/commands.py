@@ -121,8 +121,8 @@ def _facts(engine: Engine, url: str) -> dict[str, Any]:
         "url": url,
         "collection": generation.name,
         "generation": generation.generation,
-        "num_items": generation.num_items,
-        "num_captions": generation.num_captions,
+        "num_items": engine.snapshot.num_items,
+        "num_captions": engine.snapshot.num_captions,
         "encoder": engine.identity.name,
         "fingerprint": engine.identity.fingerprint,
     }

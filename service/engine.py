@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 from service import answers
 from service.canary import Canary
 from service.classifier import Classification, Classifier
+from service.compactor import Compactor
 from service.context import RequestContext, deadline_exceeded
 from service.current_watch import CurrentWatch
 from service.edge.fetching import Fetcher
@@ -33,6 +35,8 @@ from service.encoding.lanes import Lane, Modality
 from service.encoding.single_flight import Input
 from service.encoding.workers import encoder_lost
 from service.label_sets import read_label_sets
+from service.live import Live
+from service.live_items import LiveItems
 from service.metrics import Metrics
 from service.searching import Search, Searcher
 from service.served import Served
@@ -71,6 +75,7 @@ class Engine:
         settings: Settings,
         metrics: Metrics,
         device: Device = Device(),  # noqa: B008 - frozen
+        live: Live | None = None,
     ) -> None:
         self.identity = encoder.identity
         self.settings = settings
@@ -108,14 +113,22 @@ class Engine:
             self.batcher, self.identity.pixels, metrics, units=self._limits.units,
             interval_seconds=settings.canary_interval_seconds,
         )  # fmt: skip
-        self.served = Served(
-            snapshot, dim=self.identity.dim, metrics=metrics, verify=settings.verify, prove=self.canary.prove
+        self.live = live or open_live(
+            snapshot.generation.directory.parent, self.identity.fingerprint, settings, metrics
         )
+        self.served = Served(
+            snapshot, dim=self.identity.dim, metrics=metrics, verify=settings.verify, prove=self.canary.prove,
+            live=self.live,
+        )  # fmt: skip
+        self.items = LiveItems(self.live, self.embed, self.decoder, self.identity.fingerprint, settings.text_limits)
+        self.compactor = Compactor(self.served, self.live, settings, metrics)
         self._supervisor = Supervisor(
             {
                 "look after the encoder": self.batcher.supervise,
                 "look after the decoders": self.decoder.supervise,
                 "look after the searchers": self._searcher.supervise,
+                "follow live changes": lambda: self.live.look(settings.watch_collection_seconds),
+                "compact live changes": self.compactor.look,
                 "follow CURRENT": CurrentWatch(self.served, settings.watch_collection_seconds).look,
             }
         )
@@ -153,6 +166,8 @@ class Engine:
         self._supervisor.close()
         self.canary.close()
         self.served.close()
+        self.compactor.close()
+        self.live.close()
         self.batcher.close()
         self.decoder.close()
         self.fetcher.close()
@@ -261,3 +276,8 @@ class Engine:
     @staticmethod
     def _filter(raw: object) -> Filter | None:
         return None if raw is None else parse_filter(raw)
+
+
+def open_live(collection: Path, fingerprint: str, settings: Settings, metrics: Metrics) -> Live:
+    """The live changes of a collection as the settings want them. Raises LiveLogLocked and StorageError."""
+    return Live(collection, fingerprint, metrics, writes=settings.live_writes, max_changes=settings.live_max_changes)

@@ -77,9 +77,23 @@ class Metrics:
         self.vector_cache_bytes = gauge("vector_cache_bytes", "Memory of remembered vectors.")
         self.quarantined_inputs = gauge("quarantined_inputs", "Inputs the encoder failed on, refused for a while.")
         self.index_vectors = gauge("index_vectors", "Vectors that can be found.", "kind")
+        self.index_plan_info = gauge("index_plan_info", "How it is searched, always 1.", "kind", "plan")
+        self.index_recall = gauge("index_recall", "recall@10 of the index when it was built.", "kind", "queries")
+        self.index_curve_recall = gauge(
+            "index_curve_recall", "recall@10 at a setting that was tried.", "kind", "queries", "setting"
+        )
+        self.index_curve_seconds = gauge(
+            "index_curve_seconds", "Time of one query at a setting that was tried.", "kind", "queries", "setting"
+        )
         self.generation_info = gauge("index_generation_info", "What is served, always 1.", "generation", "encoder")
         self.index_age_seconds = gauge("index_age_seconds", "Time since the served generation was built.")
         self.reloads = counter("reloads_total", "Changes of the served generation that were asked for.", "result")
+        self.live_changes = gauge("live_changes", "Items changed since the served generation.")
+        self.live_sequence = gauge("live_sequence", "The number of the last live change that is served.")
+        self.live_log_bytes = gauge("live_log_bytes", "Size of the log of live changes.")
+        self.live_writes = counter("live_writes_total", "Live changes acknowledged.", "kind")
+        self.live_broken = gauge("live_broken", "1 when the log of live changes cannot be used, else 0.")
+        self.compactions = counter("live_compactions_total", "Generations built of live changes.", "result")
         self.canary_cosine = gauge(
             "canary_cosine", "Cosine of the canary's vector and the one it had at the start.", "modality"
         )

@@ -23,10 +23,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from service.edge.problems import NothingBefore, ReloadRunning
+from service.index_figures import describe_indexes
+from service.live import Live
 from service.memory import available_bytes
 from service.metrics import Metrics
 from service.snapshot import Snapshot, index_generation
-from sightline.collection import current_name, generation_directory, needed_bytes, open_collection, read_manifest
+from sightline.collection import (
+    Generation,
+    current_name,
+    generation_directory,
+    needed_bytes,
+    open_collection,
+    read_manifest,
+)
 from sightline.errors import MemoryShort, ShuttingDown, SightlineError, VectorsWrong
 
 logger = logging.getLogger(__name__)
@@ -61,6 +70,7 @@ class Served:
         prove: Callable[[], None] = lambda: None,
         free_bytes: Callable[[], int | None] = available_bytes,
         patience_seconds: float = 10.0,
+        live: Live | None = None,
     ) -> None:
         self.collection: Path = snapshot.generation.directory.parent
         self.previous: str | None = None
@@ -72,9 +82,14 @@ class Served:
         self._patience_seconds = patience_seconds
         self._changing = threading.Lock()
         self._closing = threading.Event()
-        self._leaving: weakref.ref[Snapshot] | None = None
+        self._leaving: weakref.ref[Generation] | None = None
+        self._live = live
         _require_dim(snapshot, dim)
         self.snapshot = snapshot
+        if live is not None:
+            live.bind(lambda: self.snapshot, self._set_snapshot)
+            live.prepare(snapshot)
+            live.install(snapshot)
         self._describe(snapshot)
         metrics.index_age_seconds.set_function(lambda: _age_seconds(self.snapshot))
 
@@ -120,12 +135,19 @@ class Served:
             logger.exception("The generation was not changed.")
             raise
         finally:
+            if self._live is not None:
+                self._live.discard()
             self._metrics.reloads.labels(outcome).inc()
             self._changing.release()
         seconds = time.monotonic() - started
         logger.info("Serving %s after %s, loaded in %.1f s.", generation.generation, before, seconds)
         return Change(
-            before, generation.generation, changed, generation.num_items, generation.num_captions, round(seconds, 3)
+            before,
+            generation.generation,
+            changed,
+            self.snapshot.num_items,
+            self.snapshot.num_captions,
+            round(seconds, 3),
         )
 
     def _replace(self, name: str) -> bool:
@@ -143,6 +165,8 @@ class Served:
         generation = open_collection(self.collection, name, verify=self._verify)
         fresh = index_generation(generation, self.snapshot.encoder)
         _require_dim(fresh, self._dim)
+        if self._live is not None:
+            self._live.prepare(fresh)
         self._prove()
         self._check_open()
         self._install(fresh)
@@ -150,10 +174,16 @@ class Served:
 
     def _install(self, fresh: Snapshot) -> None:
         old = self.snapshot
-        self.snapshot = fresh
+        if self._live is not None:
+            self._live.install(fresh)
+        else:
+            self.snapshot = fresh
         self.previous = old.generation.generation
-        self._leaving = weakref.ref(old)
+        self._leaving = weakref.ref(old.generation)  # live changes make many snapshots of one generation
         self._describe(fresh, old)
+
+    def _set_snapshot(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
 
     def _await_release(self) -> None:
         """Wait until nothing holds the generation that was served before the present one."""
@@ -173,8 +203,9 @@ class Served:
 
     def _describe(self, fresh: Snapshot, old: Snapshot | None = None) -> None:
         """The metrics of what is served; the labels of what is not served any more vanish."""
-        self._metrics.index_vectors.labels("image").set(fresh.images.num_rows)
-        self._metrics.index_vectors.labels("caption").set(fresh.captions.num_rows)
+        self._metrics.index_vectors.labels("image").set_function(lambda: self.snapshot.num_items)
+        self._metrics.index_vectors.labels("caption").set_function(lambda: self.snapshot.num_captions)
+        describe_indexes(self._metrics, fresh.generation.manifest)
         info = self._metrics.generation_info
         info.labels(fresh.generation.generation, fresh.encoder).set(1)
         if old is not None and (old.generation.generation, old.encoder) != (fresh.generation.generation, fresh.encoder):

@@ -31,7 +31,8 @@ from service.edge.receipt import KEEP_ALIVE_SECONDS, bounded_protocol
 from service.edge.tracing import open_tracing
 from service.encoding.device import leave_cores_to_workers, torch_device
 from service.encoding.workers import encoder_lost
-from service.engine import EncoderLike, Engine
+from service.engine import EncoderLike, Engine, open_live
+from service.live import Live
 from service.metrics import Metrics
 from service.settings import Settings
 from service.snapshot import index_generation
@@ -112,8 +113,10 @@ def _end_soon(exit_code: int) -> None:
 def _open_engine(settings: Settings, collection: Path) -> Engine:
     """Apart from ``serve``, which lasts and would hold the first generation as long."""
     generation = open_collection(collection, verify=settings.verify)
+    metrics = Metrics(__version__)
+    live = open_live(collection, generation.manifest.encoder.fingerprint, settings, metrics)  # locked? said at once
     leave_cores_to_workers()
-    return build_engine(settings, generation, _load_encoder(settings, generation))
+    return build_engine(settings, generation, _load_encoder(settings, generation), metrics, live)
 
 
 def _spare_the_loop() -> None:
@@ -127,11 +130,17 @@ def _spare_the_loop() -> None:
     gc.set_threshold(700, 10, 100)
 
 
-def build_engine(settings: Settings, generation: Generation, encoder: EncoderLike) -> Engine:
+def build_engine(
+    settings: Settings,
+    generation: Generation,
+    encoder: EncoderLike,
+    metrics: Metrics | None = None,
+    live: Live | None = None,
+) -> Engine:
     """An engine that is not started yet. Raises EncoderMismatch."""
     snapshot = index_generation(generation, encoder.identity.fingerprint)
     device = torch_device(settings.device, settings.encoder_workers)
-    return Engine(encoder, snapshot, settings, Metrics(__version__), device)
+    return Engine(encoder, snapshot, settings, metrics or Metrics(__version__), device, live)
 
 
 class DrainingServer(uvicorn.Server):

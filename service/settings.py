@@ -98,6 +98,21 @@ class Settings(BaseModel):
     watch_collection_seconds: float = Field(
         default=0.0, ge=0, le=86_400, description="How often to see whether CURRENT names another generation; 0: never."
     )
+    live_writes: bool = Field(
+        default=False, description="Take PUT and DELETE /v1/items/{id}; one process for each collection."
+    )
+    live_compact_changes: int = Field(
+        default=10_000, ge=0, description="Build a new generation when so many live changes wait; 0: never by number."
+    )
+    live_compact_share: float = Field(
+        default=0.01, ge=0, le=1, description="The same, from 1,000 changes, as a share of the pictures; 0: never."
+    )
+    live_max_changes: int = Field(
+        default=100_000, ge=1, description="Live changes that may wait for a new generation; more get 429."
+    )
+    live_keep_generations: int = Field(
+        default=2, ge=0, description="Generations made of live changes that are kept; 0 keeps all. Built ones stay."
+    )
     canary_interval_seconds: float = Field(
         default=30.0, ge=0, le=86_400, description="How often the encoder must give its first vectors again; 0: never."
     )

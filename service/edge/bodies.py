@@ -37,7 +37,8 @@ _MAX_FORM_PART_BYTES = 64 * 1024
 _RAW_TYPES = ("application/octet-stream", "")
 _UNION_MEMBERS = frozenset({"str", "list", "float", "int"})
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
-_LISTS = frozenset({"labels", "templates"})
+_LISTS = frozenset({"labels", "templates", "captions"})
+_OBJECTS = frozenset({"filter", "metadata"})
 _THREE_WAYS = (
     "send the picture as the body with Content-Type: image/jpeg (or its own type), as multipart/form-data with a file "
     "part named image, or as application/json with base64 in image"
@@ -257,7 +258,8 @@ async def _read_multipart(request: Request) -> tuple[bytes, dict[str, Any]]:
 
 
 def _collect(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Form or query fields by name: lists for repeatable ones, parsed JSON for ``filter``; others only once."""
+    """Form or query fields by name: lists for repeatable ones, parsed JSON for ``filter`` and ``metadata``; others
+    only once."""
     fields: dict[str, Any] = {}
     for name, value in pairs:
         if name in _LISTS:
@@ -265,18 +267,19 @@ def _collect(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
         elif name in fields:
             raise BodyInvalid(f"'{name[:64]}' is given twice; give it once.", [])
         else:
-            fields[name] = _filter_field(value) if name == "filter" else value
+            fields[name] = _object_field(name, value) if name in _OBJECTS else value
     for name in _LISTS & fields.keys():
         if len(fields[name]) == 1 and fields[name][0].lstrip().startswith("["):
             fields[name] = _json_list(fields[name][0], name)
     return fields
 
 
-def _filter_field(value: str) -> object:
+def _object_field(name: str, value: str) -> object:
     try:
         return pydantic_core.from_json(value, allow_inf_nan=False)
     except ValueError as error:
-        raise BodyInvalid('The field filter is not valid JSON; write it like {"must": […]}.', []) from error
+        example = '{"must": […]}' if name == "filter" else '{"year": 2024}'
+        raise BodyInvalid(f"The field {name} is not valid JSON; write it like {example}.", []) from error
 
 
 def _json_list(value: str, name: str) -> object:

@@ -28,6 +28,8 @@ from service.settings import Settings
 from sightline.errors import SettingError
 
 ADMIN_PREFIX = "/v1/admin/"
+ITEMS_PREFIX = "/v1/items/"
+_WRITING = frozenset({"PUT", "DELETE"})
 MIN_KEY_CHARS = 16
 _MAX_FILE_BYTES = 1024 * 1024
 _RECHECK_SECONDS = 1.0
@@ -149,7 +151,7 @@ class Gate:
         """
         headers = Headers(scope=scope)
         presented = credentials(headers)
-        is_admin_path = (scope["path"] + "/").startswith(ADMIN_PREFIX)
+        is_admin_path = is_for_admins(scope["path"], scope.get("method", "GET"))
         admin = self.admin.find(presented) if self.admin is not None else None
         key = admin or (self.api.find(presented) if self.api is not None else None)
         if key is None and (self.needs_key or (is_admin_path and self.admin is not None)):
@@ -182,6 +184,11 @@ class Gate:
         except ValueError:
             return False
         return address.netloc == headers.get("host") and (self.admin is not None or is_loopback(name))
+
+
+def is_for_admins(path: str, method: str) -> bool:
+    """Whether a request changes what is served: such requests need an admin's key where there are keys."""
+    return (path + "/").startswith(ADMIN_PREFIX) or (method in _WRITING and path.startswith(ITEMS_PREFIX))
 
 
 def needs_key(settings: Settings) -> bool:

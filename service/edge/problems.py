@@ -107,6 +107,30 @@ class NothingBefore(errors.ServiceError):
     code = "no_previous_generation"
 
 
+class LiveWritesOff(InputError):
+    """Items are to be changed where nobody has allowed it."""
+
+    code = "live_writes_off"
+
+
+class LiveUnavailable(errors.ServiceError):
+    """Items cannot be changed, and the operator has to mend it; searching goes on."""
+
+    code = "live_unavailable"
+
+
+class LiveFull(errors.Overloaded):
+    """As many live changes wait for compaction as may."""
+
+    code = "live_full"
+
+
+class CompactionRunning(errors.ServiceError):
+    """The live changes are being built into a generation already, or the one served is not the one to build on."""
+
+    code = "compaction_running"
+
+
 STATUSES: Mapping[type[SightlineError], int] = {
     errors.InputError: 422,
     errors.ImageTooLarge: 413,
@@ -131,6 +155,8 @@ STATUSES: Mapping[type[SightlineError], int] = {
     errors.TrainingStopped: 500,
     ReloadRunning: 409,
     NothingBefore: 409,
+    LiveWritesOff: 403,
+    CompactionRunning: 409,
     errors.Overloaded: 429,
     errors.NotReady: 503,
     errors.DeadlineExceeded: 504,

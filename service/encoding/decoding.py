@@ -13,15 +13,29 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from PIL import Image
 
 from service.metrics import Metrics
 from service.threads import DaemonPool
-from sightline.images import ImageLimits, Pixels, decode_image, read_header
+from sightline.images import ImageLimits, Pixels, decode_image, encode_thumbnail, read_header
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small WebP of a picture, and the picture's own size, upright."""
+
+    data: bytes
+    width_px: int
+    height_px: int
+
+
+class _NoRoom(int):
+    """So many pixels are needed and the budget has no room for them at once."""
 
 
 class PixelBudget:
@@ -107,11 +121,23 @@ class DecodePool:
         Raises ImageCorrupt, ImageFormatError or ImageTooLarge. When the waiting task is cancelled before its turn,
         nothing is decoded.
         """
-        found = await self.run(self._decode_if_it_fits, data)
-        if not isinstance(found, int):
-            return found
+        return await self._within_budget(data, self._to_pixels)
+
+    async def thumbnail(self, data: bytes, max_side_px: int) -> Thumbnail:
+        """Encoded picture → a thumbnail of it. Raises and waits as ``decode`` does."""
+
+        def work(data: bytes) -> Thumbnail:
+            image = decode_image(data, self._limits)
+            return Thumbnail(encode_thumbnail(image, max_side_px), image.width, image.height)
+
+        return await self._within_budget(data, work)
+
+    async def _within_budget(self, data: bytes, function: Callable[[bytes], T]) -> T:
+        found = await self.run(self._run_if_it_fits, data, function)
+        if not isinstance(found, _NoRoom):
+            return cast(T, found)
         await self._budget.acquire(found)
-        work = self._pool.submit(self._to_pixels, data)
+        work = self._pool.submit(function, data)
         # A started decode cannot be interrupted: its pixels stay counted until its thread has let them go.
         work.add_done_callback(lambda _: self._budget.release(found))
         return await asyncio.wrap_future(work)
@@ -127,14 +153,14 @@ class DecodePool:
     def close(self) -> None:
         self._pool.shutdown()
 
-    def _decode_if_it_fits(self, data: bytes) -> Pixels | int:
-        """The pixels; or, where the budget has no room, how many of it are needed."""
+    def _run_if_it_fits(self, data: bytes, function: Callable[[bytes], T]) -> T | _NoRoom:
+        """What the function makes of the picture; or, where the budget has no room, how many of it are needed."""
         header = read_header(data, self._limits)
         needed = header.width_px * header.height_px * header.bytes_per_pixel // 4
         if not self._budget.try_acquire(needed):
-            return needed
+            return _NoRoom(needed)
         try:
-            return self._to_pixels(data)
+            return function(data)
         finally:
             self._budget.release(needed)
 

@@ -44,7 +44,7 @@ TAGS = [
 _BODIES: tuple[type[BaseModel], ...] = (
     schemas.TextToImageBody, schemas.ImageSearchBody, schemas.ZeroShotBody, dialects.EmbeddingsBody,
     dialects.KnnServiceBody, schemas.ReloadBody, dialects.MetadataBody, schemas.SearchParameters,
-    schemas.ZeroShotParameters, LabelSetSpec,
+    schemas.ZeroShotParameters, LabelSetSpec, schemas.ItemParameters, schemas.ItemBody,
 )  # fmt: skip
 _REFERENCE = "#/components/schemas/{model}"
 BODY_ERRORS = (problems.BodyMalformed, problems.BodyTooLarge, problems.MediaTypeUnsupported, problems.BodyInvalid)
@@ -75,8 +75,8 @@ def image_body(json_model: type[BaseModel], parameters: type[BaseModel], **named
     properties = {"image": {"type": "string", "format": "binary", "description": "The picture's file."}}
     for name, schema in form["properties"].items():
         properties[name] = schema
-    if "filter" in properties:
-        properties["filter"] = {"type": "string", "description": "The filter as a JSON string."}
+    for name in {"filter", "metadata"} & properties.keys():
+        properties[name] = {"type": "string", "description": f"The {name} as a JSON string."}
     multipart = {"type": "object", "properties": properties, "required": ["image", *form.get("required", [])]}
     return {
         "parameters": [

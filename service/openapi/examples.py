@@ -32,6 +32,16 @@ SENTENCES = {
     "encoder_mismatch": "The collection was built by ViT-L-14:openai (6c1d0f93ab21) and this is another encoder "
     "(5f0c1c0a3c9b); name the right one with --encoder or build the collection again.",
     "reload_running": "Another generation is being loaded; try again when it is served.",
+    "compaction_running": "The live changes are being built into a generation already; try again when it is served.",
+    "live_writes_off": "Items cannot be changed here; start the service with --set live_writes=true.",
+    "live_unavailable": "Items cannot be changed now because the log of live changes is damaged; its operator finds "
+    "the reason in the service's log.",
+    "live_full": "100,000 live changes wait to be built into a generation; try again in 30 s.",
+    "live_log_damaged": "photos/live.db, the log of live changes, is damaged; restore it from a backup or move it "
+    "aside.",
+    "live_changes_missing": "gen-000002 lacks live changes that the log does not hold any more (up to 12); serve a "
+    "generation that contains them.",
+    "storage": "Could not write photos/live.db: no space is left on the disk; free some.",
     "no_previous_generation": "No other generation has been served since the start; name the one to reload.",
     "manifest_missing": "photos/gen-000002/manifest.json is missing or cannot be read; restore the generation or build "
     "the collection again.",
@@ -43,6 +53,8 @@ SENTENCES = {
     "restore it from a backup or build the collection again.",
     "count_mismatch": "The counts in photos/gen-000002/manifest.json do not add up; build the collection again.",
     "duplicate_ids": "photos/gen-000002 holds an item id twice; build the collection again.",
+    "index_unusable": "The index file photos/gen-000002/index/images.faiss is missing; make it again with: sightline "
+    "index optimise --collection photos --plan ivf-sq8.",
     "vectors_wrong": "A picture vector of photos/gen-000002 has length 2.000 and must have length 1 (row 0); build the "
     "collection again.",
     "memory_short": "There is not enough free memory to load the generation beside the one that is served; free some, "
@@ -142,6 +154,24 @@ ITEM_ANSWER: dict[str, Any] = {
     },
     **_ENVELOPE,
 }
+ITEM = {
+    "picture": {"image": PIXEL},
+    "all": {"image": PIXEL, "captions": ["a red pixel"], "metadata": {"year": 2024}, "uri": "pixels/red.png"},
+}
+WRITTEN_ANSWER: dict[str, Any] = {"id": "dog-0017", "status": "created", "sequence": 12, **_ENVELOPE}
+DELETED_ANSWER: dict[str, Any] = {"id": "dog-0017", "status": "deleted", "sequence": 13, **_ENVELOPE}
+COMPACT_ANSWER: dict[str, Any] = {
+    "collection": "photos",
+    "encoder": _ENVELOPE["encoder"],
+    "before": "gen-000001",
+    "now": "gen-000002",
+    "changed": True,
+    "sequence": 13,
+    "num_items": 1250,
+    "num_captions": 6250,
+    "num_pruned": 0,
+    "seconds": 2.4,
+}
 COLLECTIONS_ANSWER: dict[str, Any] = {
     "collections": [
         {
@@ -183,6 +213,9 @@ LIMITS_ANSWER: dict[str, Any] = {
     "max_templates": 100,
     "max_prompts": 10000,
     "max_label_sets": 100,
+    "max_captions": 30,
+    "max_metadata_bytes": 65536,
+    "max_item_id_chars": 200,
     "max_body_bytes": 50331648,
     "max_image_bytes": 33554432,
     "max_image_pixels": 64000000,

@@ -13,6 +13,8 @@ from service.label_sets import Labels, LabelSetSpec, NoneThreshold, Templates
 from sightline.collection import GENERATION_PATTERN
 
 MAX_K = 1000
+MAX_CAPTIONS = 30
+"""Of one item: with its picture they stay below what counts as bulk work by default."""
 MAX_TEXTS = 64
 K = Annotated[int, Field(ge=1, le=MAX_K, description="How many results, best first.")]
 MinScore = Annotated[
@@ -159,6 +161,47 @@ class ItemAnswer(Envelope):
     item: ItemDetails
 
 
+class ItemParameters(Body):
+    """What is said of a picture that is put."""
+
+    captions: Annotated[
+        list[str], Field(max_length=MAX_CAPTIONS, description="Captions that find the picture and are found by it.")
+    ] = []
+    metadata: Annotated[
+        dict[str, Any], Field(description="What filters look at; at most 64 KiB of JSON.", examples=[{"year": 2024}])
+    ] = {}
+    uri: Annotated[str, Field(max_length=2048, description="Where the picture is from; the id by default.")] = ""
+
+
+class ItemBody(ItemParameters):
+    image: Base64Image
+
+
+class WrittenAnswer(Envelope):
+    """A change that is on the disk and is found."""
+
+    id: str
+    status: Literal["created", "replaced", "deleted"]
+    sequence: Annotated[int, Field(description="The number of this change in the collection's log; numbers grow.")]
+
+
+class CompactAnswer(BaseModel):
+    """What building live changes into a generation did."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    collection: str
+    encoder: str
+    before: Annotated[str, Field(description="The generation that was served.")]
+    now: Annotated[str, Field(description="The generation that is served.")]
+    changed: Annotated[bool, Field(description="False when there were no changes to build in.")]
+    sequence: Annotated[int, Field(description="The last change that the generation contains.")]
+    num_items: int
+    num_captions: int
+    num_pruned: Annotated[int, Field(description="Changes that the log let go of: all generations contain them.")]
+    seconds: float
+
+
 class CollectionDetails(BaseModel):
     name: str
     generation: str
@@ -186,6 +229,9 @@ class LimitsAnswer(BaseModel):
     max_templates: int
     max_prompts: int
     max_label_sets: int
+    max_captions: int
+    max_metadata_bytes: int
+    max_item_id_chars: int
     max_body_bytes: int
     max_image_bytes: int
     max_image_pixels: int

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from service.edge.intake import PROBE_PATHS
-from service.edge.keys import ADMIN_PREFIX
+from service.edge.keys import is_for_admins
 from service.edge.middleware import OPENAI_PATHS
 from service.edge.problems import Forbidden, Problem, Unauthenticated
 from service.openapi.documentation import answers, openai_answers
@@ -35,16 +35,22 @@ def with_security(openapi: Callable[[], dict[str, Any]], *, needs_key: bool) -> 
             made["components"]["securitySchemes"] = SCHEMES
             for path, operations in made["paths"].items():
                 if path not in PROBE_PATHS:
-                    for operation in operations.values():
-                        _secure(path, operation, needs_key)
+                    for method, operation in operations.items():
+                        _secure(path, method, operation, needs_key)
         return made
 
     return secured
 
 
-def _secure(path: str, operation: dict[str, Any], needs_key: bool) -> None:
-    kinds = (Unauthenticated, Forbidden) if path.startswith(ADMIN_PREFIX) else (Unauthenticated,)
+def _secure(path: str, method: str, operation: dict[str, Any], needs_key: bool) -> None:
+    kinds = (Unauthenticated, Forbidden) if is_for_admins(path, method.upper()) else (Unauthenticated,)
     refusals = (openai_answers if path in OPENAI_PATHS else answers)(Problem, {}, kinds)
-    operation["responses"] |= {str(status): answer for status, answer in refusals.items() if status != 200}
+    for status, answer in refusals.items():
+        if status != 200:
+            described = operation["responses"].setdefault(str(status), {"content": {}})
+            described["description"] = "; ".join(filter(None, (described.get("description"), answer["description"])))
+            for kind, content in answer["content"].items():
+                known = described["content"].setdefault(kind, {**content, "examples": {}})
+                known["examples"] = {**known["examples"], **content["examples"]}
     if needs_key:
         operation["security"] = [{name: []} for name in SCHEMES]

@@ -9,11 +9,15 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.compactor import Compacted
 from service.edge.bodies import read_json
 from service.edge.problems import (
     BodyInvalid,
     BodyMalformed,
     BodyTooLarge,
+    CompactionRunning,
+    LiveUnavailable,
+    LiveWritesOff,
     MediaTypeUnsupported,
     NothingBefore,
     ReloadRunning,
@@ -29,6 +33,7 @@ from sightline import errors
 _REFUSALS = (
     errors.GenerationUnknown, errors.EncoderMismatch, ReloadRunning, errors.ManifestMissing, errors.ManifestInvalid,
     errors.SchemaUnknown, errors.FileChanged, errors.CountMismatch, errors.DuplicateIds, errors.VectorsWrong,
+    errors.LiveChangesMissing,
     errors.NotReady, errors.ShuttingDown, errors.MemoryShort,
 )  # fmt: skip
 _BODY_ERRORS = (BodyMalformed, BodyTooLarge, MediaTypeUnsupported, BodyInvalid)
@@ -67,7 +72,22 @@ def admin_router(engine: Engine) -> APIRouter:
         change = await asyncio.wrap_future(run_apart(engine.served.rollback, "rollback"))
         return await _answer(request, change)
 
-    async def _answer(request: Request, change: Change) -> Response:
+    @router.post(
+        "/compact", operation_id="compactChanges", summary="Build live changes into a generation",
+        responses=answers(
+            schemas.CompactAnswer, examples.COMPACT_ANSWER,
+            (LiveWritesOff, LiveUnavailable, CompactionRunning, errors.StorageError, errors.LiveLogDamaged, *_REFUSALS),
+        ),
+    )  # fmt: skip
+    async def compact(request: Request) -> Response:
+        """Copy what is served, without what was replaced and deleted and with what was put, into a new generation.
+
+        The answer comes when it is published, verified and served; requests and changes go on meanwhile. Whatever is
+        wrong is said here, and the old generation with its changes stays. A client that leaves does not stop it.
+        """
+        return await _answer(request, await asyncio.wrap_future(run_apart(engine.compactor.run, "compact")))
+
+    async def _answer(request: Request, change: Change | Compacted) -> Response:
         payload = {"collection": engine.snapshot.generation.name, "encoder": engine.snapshot.encoder, **asdict(change)}
         return await reply(engine, payload, 1, context_of(request))
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from service.answers import envelope, item_details
 from service.engine import Engine
 from service.label_sets import MAX_LABEL_SETS
+from service.live_items import MAX_ITEM_ID_CHARS, MAX_METADATA_BYTES
 from service.openapi import dialects, examples, schemas
 from service.openapi.documentation import answers, raw_answer
 from service.routes.replies import context_of, reply
@@ -34,14 +35,16 @@ def catalogue_router(engine: Engine) -> APIRouter:
     )  # fmt: skip
     async def thumbnail(request: Request, item_id: str) -> Response:
         """An item's thumbnail, re-encoded as WebP when the collection was built; never the uploaded bytes."""
-        snapshot = engine.snapshot
-        generation = snapshot.generation
-        row = generation.row_of(item_id)
-        tag = f'"{snapshot.tag}-{row}"'
-        headers = {**_THUMBNAIL_HEADERS, "ETag": tag}
-        if tag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        data = await engine.offload(generation.thumbnail, row)
+        for _ in range(2):  # a later change takes the thumbnail of the one before with it
+            snapshot = engine.snapshot
+            row = snapshot.row_of(item_id)
+            tag = f'"{snapshot.thumbnail_tag(row)}"'
+            headers = {**_THUMBNAIL_HEADERS, "ETag": tag}
+            if tag in request.headers.get("if-none-match", ""):
+                return Response(status_code=304, headers=headers)
+            data = await engine.offload(snapshot.thumbnail, row)
+            if data is not None or snapshot is engine.snapshot:
+                break
         if data is None:
             raise NotFound("This collection was built without thumbnails; build it again with them.")
         return Response(data, media_type="image/webp", headers=headers)
@@ -53,8 +56,8 @@ def catalogue_router(engine: Engine) -> APIRouter:
     async def item(request: Request, item_id: str) -> Response:
         """Captions, size and metadata of an item. Ids come from search results; percent-encode them in the path."""
         snapshot = engine.snapshot
-        row = snapshot.generation.row_of(item_id)
-        payload = {"item": item_details(snapshot.generation.item(row)), **envelope(snapshot)}
+        row = snapshot.row_of(item_id)
+        payload = {"item": item_details(snapshot.item(row)), **envelope(snapshot)}
         return await reply(engine, payload, 1, context_of(request))
 
     @router.get(
@@ -63,14 +66,15 @@ def catalogue_router(engine: Engine) -> APIRouter:
     )  # fmt: skip
     async def collections(request: Request) -> Response:
         """Name, generation, encoder and counts of what is served."""
-        generation = engine.snapshot.generation
+        snapshot = engine.snapshot
+        generation = snapshot.generation
         entry = {
             "name": generation.name,
             "generation": generation.generation,
             "encoder": generation.manifest.encoder.fingerprint,
             "encoder_name": generation.manifest.encoder.name,
-            "num_items": generation.num_items,
-            "num_captions": generation.num_captions,
+            "num_items": snapshot.num_items,
+            "num_captions": snapshot.num_captions,
             "created": generation.manifest.created,
         }
         return await reply(engine, {"collections": [entry]}, 1, context_of(request))
@@ -101,6 +105,9 @@ def limits_of(engine: Engine) -> dict[str, object]:
         "max_templates": MAX_TEMPLATES,
         "max_prompts": MAX_PROMPTS,
         "max_label_sets": MAX_LABEL_SETS,
+        "max_captions": schemas.MAX_CAPTIONS,
+        "max_metadata_bytes": MAX_METADATA_BYTES,
+        "max_item_id_chars": MAX_ITEM_ID_CHARS,
         "max_body_bytes": settings.max_body_bytes,
         "max_image_bytes": images.max_bytes,
         "max_image_pixels": images.max_pixels,

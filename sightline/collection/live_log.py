@@ -1,9 +1,9 @@
 """The log of live changes: what was put into a collection and taken out of it since its generation was built.
 
-One SQLite file, ``COLLECTION/live.db``, in WAL mode with ``synchronous=FULL``: when ``append`` has returned, the changes
-are on the disk. It holds the *latest* change of every item that was ever touched, so its size is bounded by the number
-of such items, and what it means does not depend on the generation it is laid over: a generation whose manifest says
-``live_sequence`` S holds every change up to S, and the changes after S are applied to it. Going back to an older
+One SQLite file, ``COLLECTION/live.db``, in WAL mode with ``synchronous=FULL``: when ``append`` has returned, the
+changes are on the disk. It holds the *latest* change of every item that was ever touched, so its size is bounded by the
+number of such items, and what it means does not depend on the generation it is laid over: a generation whose manifest
+says ``live_sequence`` S holds every change up to S, and the changes after S are applied to it. Going back to an older
 generation therefore loses nothing, as long as nothing is pruned that a generation on the disk lacks.
 """
 
@@ -174,7 +174,7 @@ class LiveLog:
         total = 0
         for suffix in ("", "-wal"):
             with contextlib.suppress(OSError):
-                total += os.stat(f"{self.path}{suffix}").st_size
+                total += Path(f"{self.path}{suffix}").stat().st_size
         return total
 
     def close(self) -> None:
@@ -273,10 +273,14 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        complaints = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+    except ValueError as error:  # SQLite quotes what it found, which may be no text
+        raise _damaged(path) from error
     if version > _SCHEMA_VERSION:
         raise LiveLogDamaged(f"{path} was written by a newer Sightline (schema {version}); update Sightline.")
-    if [row[0] for row in connection.execute("PRAGMA quick_check(1)")] != ["ok"]:
+    if complaints != ["ok"]:
         raise _damaged(path)
 
 

@@ -257,7 +257,8 @@ def test_routes_and_methods_that_do_not_exist(service: Service) -> None:
     assert wrong_method.headers["allow"] == "POST"
     of_all_routes = service.request("POST", "/v1/admin/label-sets/birds")
     assert of_all_routes.headers["allow"] == "DELETE, PUT", "two routes with the same path"
-    check_problem(service.request("DELETE", "/v1/items/000-red"), 405, "method_not_allowed")
+    check_problem(service.request("DELETE", "/v1/items/000-red"), 403, "live_writes_off")
+    check_problem(service.request("PATCH", "/v1/items/000-red"), 405, "method_not_allowed")
 
 
 @pytest.mark.parametrize("value", ["soon", "-5", "0", "1.5", "1e3", "٣", "9" * 30])

@@ -54,6 +54,8 @@ def test_operation_ids_are_stable(document: dict[str, Any]) -> None:
         "get /v1/models": "listModels",
         "get /v1/items/{item_id}/thumbnail": "getThumbnail",
         "get /v1/items/{item_id}": "getItem",
+        "put /v1/items/{item_id}": "putItem",
+        "delete /v1/items/{item_id}": "deleteItem",
         "get /v1/collections": "listCollections",
         "get /v1/limits": "getLimits",
         "post /knn-service": "knnService",
@@ -61,6 +63,7 @@ def test_operation_ids_are_stable(document: dict[str, Any]) -> None:
         "get /indices-list": "listIndices",
         "post /v1/admin/reload": "reloadGeneration",
         "post /v1/admin/rollback": "rollbackGeneration",
+        "post /v1/admin/compact": "compactChanges",
         "get /livez": "live",
         "get /readyz": "ready",
         "get /metrics": "metrics",
@@ -107,6 +110,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "ReloadBody": schemas.ReloadBody,
     "MetadataBody": dialects.MetadataBody,
     "LabelSetSpec": LabelSetSpec,
+    "ItemBody": schemas.ItemBody,
 }
 
 
@@ -144,7 +148,8 @@ def test_every_answer_example_validates_against_its_schema(document: dict[str, A
         "ZeroShotAnswer": schemas.ZeroShotAnswer, "EmbeddingsAnswer": dialects.EmbeddingsAnswer,
         "ModelsAnswer": dialects.ModelsAnswer, "ItemAnswer": schemas.ItemAnswer,
         "CollectionsAnswer": schemas.CollectionsAnswer, "LimitsAnswer": schemas.LimitsAnswer, "Status": schemas.Status,
-        "ChangeAnswer": schemas.ChangeAnswer,
+        "ChangeAnswer": schemas.ChangeAnswer, "WrittenAnswer": schemas.WrittenAnswer,
+        "CompactAnswer": schemas.CompactAnswer,
     }  # fmt: skip
     seen = set()
     for name, operation in operations(document):
