@@ -17,20 +17,21 @@ from typing import Any
 import torch
 
 from benchmarks.indexing.builds import BuildOptions
-from benchmarks.indexing.memory import SIZES, measure_memory, memory_bars, memory_page
+from benchmarks.indexing.memory import SIZES, measure_memory, memory_bars, memory_page, write_repeated
 from benchmarks.indexing.peer import DEFAULT_BATCH_SIZE, DEFAULT_WORKERS, PeerOptions, ensure_environment
-from benchmarks.indexing.report import AS_IT_COMES, OURS_BF16, OURS_FP32, OURS_INT8, PEER, bars_of, page
+from benchmarks.indexing.report import AS_IT_COMES, OURS_BF16, OURS_FP32, OURS_INT8, PEER, PEER_DEFAULTS, bars_of, page
 from benchmarks.indexing.run import Competitor, run
 from benchmarks.indexing.watch import CommandFailed
 from benchmarks.machine import describe_machine
 from benchmarks.serving.bars import Bar
 from benchmarks.serving.generator import GeneratorFailed
-from benchmarks.serving.pictures import Pool, open_pool
+from benchmarks.serving.pictures import NUM_PICTURES, Pool, open_pool
 from benchmarks.serving.servers import end_servers_on_sigterm
 from sightline.encoder import load_encoder
 
 ARCHITECTURE = "ViT-B-32"
-NUM_PICTURES = 512
+NUM_FILES = 1024
+"""On two cores eight seconds of work in bf16: enough for what happens once to weigh little."""
 MISSED, FAILED = 1, 3
 
 
@@ -39,7 +40,7 @@ def main() -> int:
     end_servers_on_sigterm()
     out: Path = options.out.resolve()
     (out / "logs").mkdir(parents=True, exist_ok=True)
-    num = 48 if options.quick else options.pictures
+    num = 24 if options.quick else NUM_PICTURES
     data = os.environ.get("SIGHTLINE_TEST_DATA")
     folder = out / f"pool-{num}"
     pool = open_pool(folder, Path(data) if data else None, num)
@@ -55,15 +56,22 @@ def main() -> int:
 def _speed(options: argparse.Namespace, pool: Pool, folder: Path, out: Path) -> list[Bar]:
     competitors = _competitors(options, out)
     repetitions, seconds = (1, 0.2) if options.quick else (options.repetitions, options.ceiling_seconds)
-    results = run(competitors, repetitions, seconds, folder, out, _say)
+    num = 2 * len(pool.pictures) if options.quick else options.pictures
+    source = out / f"source-{num}"
+    if not source.is_dir():
+        write_repeated(pool.pictures, num, source)
+    results = run(competitors, repetitions, seconds, folder, source, out, _say)
     bars = bars_of(results)
     machine = describe_machine()
-    described = f"{_described(machine)} Pictures: {len(pool.pictures)} {pool.origin}, 640x480 JPEG, "
+    described = f"{_described(machine)} Pictures: {num} files of {len(pool.pictures)} {pool.origin}, 640x480 JPEG, "
     described += f"{pool.mean_picture_bytes:,} bytes each; {ARCHITECTURE}, untrained, the same weights for all."
-    peer = f"clip-retrieval runs with batches of {options.peer_batch_size} and {options.peer_workers} workers."
+    peer = (
+        f"clip-retrieval runs with batches of {options.peer_batch_size} and {options.peer_workers} decoding processes, "
+        f"and once with its defaults ({DEFAULT_BATCH_SIZE} and {DEFAULT_WORKERS})."
+    )
     text = page(results, bars, described, peer)
     raw = {
-        "machine": machine, "repetitions": repetitions, "num_pictures": len(pool.pictures),
+        "machine": machine, "repetitions": repetitions, "num_pictures": num,
         "peer": {"batch_size": options.peer_batch_size, "num_workers": options.peer_workers}, **results.as_json(),
     }  # fmt: skip
     _write(out, "indexing", raw, bars, text)
@@ -88,8 +96,14 @@ def _competitors(options: argparse.Namespace, out: Path) -> list[Competitor]:
         environment: Path = (options.peer_env or out / "peer-env").absolute()
         ensure_environment(environment)
         weights = _peer_weights(spec, out)
-        peer = PeerOptions(environment, weights, ARCHITECTURE, options.peer_batch_size, options.peer_workers)
-        found.append(Competitor(PEER, peer))
+        settings = (
+            (PEER, options.peer_batch_size, options.peer_workers),
+            (PEER_DEFAULTS, DEFAULT_BATCH_SIZE, DEFAULT_WORKERS),
+        )
+        for name, batch_size, num_workers in settings:
+            if name == PEER or not options.quick:
+                peer = PeerOptions(environment, weights, ARCHITECTURE, batch_size, num_workers)
+                found.append(Competitor(name, peer, every_time=name == PEER))
     found.append(Competitor(OURS_BF16, BuildOptions(spec, "bf16", 0), ceilings=True))
     if options.int8_bundle is not None:
         bundle = str(options.int8_bundle.absolute())
@@ -133,13 +147,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory", action="store_true", help="measure peak memory by the number of inputs instead")
     parser.add_argument("--sizes", type=int, action="append", help="of --memory, may be given again")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=NUM_PICTURES)
+    parser.add_argument("--pictures", type=int, default=NUM_FILES, help="files in the source")
     parser.add_argument("--ceiling-seconds", type=float, default=1.0, help="for each figure of the ceilings")
     parser.add_argument("--int8-bundle", type=Path, help=f"bundle of the int8 engine, made of {ARCHITECTURE}:random")
     parser.add_argument("--no-peer", action="store_true", help="leave clip-retrieval out")
     parser.add_argument("--peer-env", type=Path, help="virtual environment with clip-retrieval; made when missing")
-    parser.add_argument("--peer-batch-size", type=int, default=DEFAULT_BATCH_SIZE)
-    parser.add_argument("--peer-workers", type=int, default=DEFAULT_WORKERS)
+    parser.add_argument("--peer-batch-size", type=int, default=64)
+    parser.add_argument("--peer-workers", type=int, default=os.cpu_count() or 1, help="[one for each core]")
     return parser
 
 

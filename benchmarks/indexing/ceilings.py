@@ -25,7 +25,8 @@ from benchmarks.serving.pictures import Pool, open_pool
 from sightline.encoder import Encoder, load_encoder
 from sightline.images import ImageLimits, decode_image
 
-BATCHES = (16, 32, 64)
+BATCHES = (16, 32)
+"""The best on CPUs; smaller and larger ones were slower for both engines (``benchmarks.serving``)."""
 
 
 def measure(encoder: Encoder, pool: Pool, seconds: float, cores: int) -> dict[str, Any]:

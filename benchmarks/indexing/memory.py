@@ -83,8 +83,8 @@ def small_pictures(pool: Pool) -> list[bytes]:
 
 
 def write_repeated(pictures: Sequence[bytes], num: int, folder: Path) -> None:
-    """``num`` files: the pictures over and over, each with its number after the end of the JPEG, so that no two files
-    are the same."""
+    """``num`` files: the pictures over and over, each with its number behind the end of the JPEG, so that no two files
+    are the same and their names tell them apart."""
     for number in range(num):
         place = folder / f"{number // _FILES_IN_FOLDER:04d}"
         if number % _FILES_IN_FOLDER == 0:

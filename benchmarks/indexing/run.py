@@ -48,10 +48,10 @@ class Results:
 
 
 def run(
-    competitors: Sequence[Competitor], repetitions: int, ceiling_seconds: float, pool: Path, out: Path,
+    competitors: Sequence[Competitor], repetitions: int, ceiling_seconds: float, pool: Path, source: Path, out: Path,
     say: Callable[[str], None],
 ) -> Results:  # fmt: skip
-    """Measure. The source is the pool's folder of pictures. Raises CommandFailed or GeneratorFailed."""
+    """Builds of the folder ``source``, ceilings with the ``pool``. Raises CommandFailed or GeneratorFailed."""
     results = Results()
     vectors: dict[str, NamedVectors] = {}
     for repetition in range(repetitions):
@@ -67,7 +67,7 @@ def run(
             made = out / "made"
             shutil.rmtree(made, ignore_errors=True)
             log = out / "logs" / f"{''.join(c if c.isalnum() else '-' for c in one.name)}-{repetition}.log"
-            figures = _measure(one, pool / "pictures", made, log)
+            figures = _measure(one, source, made, log)
             results.figures.setdefault(one.name, []).append(figures)
             if one.name not in vectors:
                 vectors[one.name] = read_vectors(Path(figures.get("generation", made)))
@@ -78,9 +78,9 @@ def run(
             )
     peer = next((one.name for one in competitors if isinstance(one.options, PeerOptions)), None)
     if peer is not None:
-        for name, found in vectors.items():
-            if name != peer:
-                results.cosines[name] = round(lowest_cosine(found, vectors[peer]), 5)
+        for one in competitors:
+            if isinstance(one.options, BuildOptions):
+                results.cosines[one.name] = round(lowest_cosine(vectors[one.name], vectors[peer]), 5)
     return results
 
 

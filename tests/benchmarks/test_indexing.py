@@ -16,7 +16,7 @@ import pytest
 from benchmarks.indexing.builds import read_report
 from benchmarks.indexing.memory import SIDE_PX, Peak, memory_bars, memory_page, small_pictures, write_repeated
 from benchmarks.indexing.peer import read_statistics
-from benchmarks.indexing.report import OURS_BF16, OURS_INT8, PEER, bars_of, page
+from benchmarks.indexing.report import OURS_BF16, OURS_INT8, PEER, PEER_DEFAULTS, bars_of, page
 from benchmarks.indexing.run import Results, figures_of
 from benchmarks.indexing.vectors import lowest_cosine, read_vectors
 from benchmarks.indexing.watch import CommandFailed, Watched, status_fields, watch
@@ -57,6 +57,13 @@ def test_bars_are_judged_by_ratios_within_a_repetition() -> None:
         "lowest cosine with clip-retrieval's vectors, Sightline bf16": True,
     }
     assert verdicts(bars_of(results({PEER: [14], OURS_BF16: [39]})))["images/s against the roofline, bf16"]
+
+
+def test_the_peers_defaults_are_a_bar_of_their_own_within_the_repetition_that_has_them() -> None:
+    measured = results({PEER: [14, 7], OURS_BF16: [42, 21], PEER_DEFAULTS: [20]})
+    met = verdicts(bars_of(measured))
+    assert met["images/s against clip-retrieval, bf16"]
+    assert not met["images/s against clip-retrieval with its defaults, bf16"]
 
 
 def test_without_the_peer_its_bars_are_not_met() -> None:
