@@ -9,36 +9,25 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sightline.collection import CollectionManifest, open_collection
 from sightline.collection.manifest import INDEX_FOLDER, next_generation_name, write_manifest
 from sightline.collection.writer import make_current
 from sightline.errors import QueryError
-from sightline.index import Scores
-from sightline.index.approximate import ApproximateIndex
+from sightline.index.building import build_index, stores_of
 from sightline.index.calibration import Machine, Speeds, measure, this_machine
-from sightline.index.files import file_name, write_index
 from sightline.index.planner import TARGET_MS, Decision, plan
 from sightline.index.plans import PLANS, Plan
-from sightline.index.record import IndexRecord, approximate_record
-from sightline.index.store import ShardFiles
-from sightline.index.training import train
-from sightline.index.tuning import tune
 from sightline.storage import new_directory, record_files, storage_errors
 
-_NUM_QUERIES = 256
 _SURELY_FAST = 50_000 * 512
 """Numbers that any machine scans within the target (4 ms here); so that small collections are built to the same bytes
 everywhere, nothing is measured for them."""
-_FOLDERS = {"images": "img_emb", "captions": "text_emb"}
 Say = Callable[[str], None]
 
 
@@ -68,12 +57,14 @@ def build_indexes(directory: Path, dim: int, options: IndexOptions, say: Say = l
     StorageError, DependencyMissing.
     """
     options.check()
-    images, captions = (_shards(directory / _FOLDERS[which], dim) for which in ("images", "captions"))
+    stores = stores_of(directory, dim)
     planner = _Planner(dim, options)
-    records = {
-        "images": _build(directory, "images", images, {"text": captions, "image": images}, planner, say),
-        "captions": _build(directory, "captions", captions, {"image": images, "text": captions}, planner, say),
-    }
+    records = {}
+    for which, vectors in stores.items():
+        kind, reason = planner.choose(vectors.num_rows)
+        records[which] = build_index(
+            directory, which, stores, kind, reason, options.recall_target, or_exact=options.plan == "auto", say=say
+        )
     result: dict[str, Any] = {which: record.model_dump(mode="json") for which, record in records.items()}
     return {"kind": records["images"].plan, **result}
 
@@ -118,10 +109,7 @@ class _Planner:
         """The plan for ``count`` vectors, and why."""
         wanted = self.options.plan
         if wanted != "auto":
-            kind = PLANS[wanted]
-            if count < kind.min_rows:
-                return PLANS["exact"], f"{count:,} vectors are too few for {wanted}"
-            return kind, "asked for"
+            return PLANS[wanted], "asked for"
         if count * self.dim <= _SURELY_FAST and self.options.target_ms >= TARGET_MS:
             return PLANS["exact"], "so few vectors are scored fast enough on any machine"
         decision = self.decide(count)
@@ -131,46 +119,6 @@ class _Planner:
         if self._known is None:
             self._known = this_machine(self.options.memory_bytes), measure(self.dim)
         return plan(count, self.dim, *self._known, self.options.target_ms)
-
-
-def _build(
-    directory: Path, which: str, vectors: ShardFiles, askers: dict[str, ShardFiles], planner: _Planner, say: Say
-) -> IndexRecord:
-    """One index. ``askers``: where queries come from, by kind; the first kind that has any must reach the target."""
-    kind, reason = planner.choose(vectors.num_rows)
-    if kind.exact:
-        return IndexRecord(plan=kind.name, reason=reason)
-    say(f"Building the index of {vectors.num_rows:,} {which}: {kind.name} ({reason}) …")
-    started = time.monotonic()
-    index = train(kind, vectors)
-    trained_seconds = time.monotonic() - started
-    queries = {name: _queries(store) for name, store in askers.items() if store.num_rows}
-    tuned_on = next(iter(queries))
-    approximate = ApproximateIndex(kind, index, vectors, 1)
-    tuned = tune(approximate, vectors, queries, tuned_on, planner.options.recall_target)
-    point = tuned.at(tuned_on)
-    assert point is not None
-    found = f"recall@10 {point.recall_at_10:.3f} on {tuned_on} queries at {kind.setting} {tuned.setting}"
-    if not tuned.reached and planner.options.plan == "auto":
-        say(f"{kind.name} reaches only {found}; the index stays exact.")
-        return IndexRecord(plan="exact", reason=f"{kind.name} reached only {found}")
-    if which == "images" and tuned_on != "text":
-        reason += "; tuned on image queries, for there are no captions"
-    say(f"{which}: {found}, {point.latency_ms:.2f} ms{'' if tuned.reached else ': the target is missed'}.")
-    write_index(index, directory / file_name(which))
-    return approximate_record(kind, tuned, reason, trained_seconds)
-
-
-def _queries(store: ShardFiles) -> Scores:
-    """float32 ``[Q, D]``: stored vectors, spread evenly, of the unit length that queries have."""
-    rows = np.unique(np.linspace(0, store.num_rows - 1, min(_NUM_QUERIES, store.num_rows)).astype(np.int64))
-    vectors = store.take(rows).astype(np.float32)
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
-
-
-def _shards(folder: Path, dim: int) -> ShardFiles:
-    """The shards of a folder in the order of their numbers, padded or not."""
-    return ShardFiles(sorted(folder.glob("*.npy"), key=lambda path: int(path.stem.rpartition("_")[2])), dim)
 
 
 def _share(source: Path, target: Path) -> None:

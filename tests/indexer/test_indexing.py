@@ -168,7 +168,7 @@ def test_without_captions_pictures_are_the_queries_and_it_says_so(tmp_path: Path
     path = collection(tmp_path / "photos", captions=False)
     manifest = optimise(path, IndexOptions(plan="ivf-sq8"))
     images = record_of(manifest.index, "images")
-    assert images.tuned_on == "image" and "no captions" in images.reason
+    assert images.tuned_on == "image" and "there are no others" in images.reason
     assert record_of(manifest.index, "captions").plan == "exact"
     assert open_index(open_collection(path), "captions").num_rows == 0
 
