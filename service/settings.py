@@ -147,8 +147,8 @@ class Settings(BaseModel):
         default=0, ge=0, le=16, description="Batches in flight; 0 is 2 where there are several cores, else 1."
     )
     max_batch_texts: int = Field(default=32, ge=1, le=4096, description="Texts in one batch.")
-    """Two workers on two cores, 64 clients: 410 texts/s at 32, 380 at 16, and 260 to 390 at 64, where one worker takes all
-    that waits and leaves nothing for the other."""
+    """Two workers on two cores, 64 clients: 410 texts/s at 32, 380 at 16, and 260 to 390 at 64, where one worker takes
+    all that waits and leaves nothing for the other."""
     max_batch_images: int = Field(default=16, ge=1, le=4096, description="Pictures in one batch.")
     bulk_from_items: int = Field(default=32, ge=2, description="A request of at least this many items is bulk work.")
     bulk_patience_seconds: float = Field(
