@@ -20,7 +20,7 @@ from PIL import Image
 
 from service.metrics import Metrics
 from service.threads import DaemonPool
-from sightline.images import ImageLimits, Pixels, decode_image, encode_thumbnail, read_header
+from sightline.images import ImageHeader, ImageLimits, Pixels, decode_image, encode_thumbnail
 
 T = TypeVar("T")
 
@@ -34,8 +34,12 @@ class Thumbnail:
     height_px: int
 
 
-class _NoRoom(int):
-    """So many pixels are needed and the budget has no room for them at once."""
+class _NoRoom(Exception):
+    """The budget has no room for so many pixels."""
+
+    def __init__(self, needed_pixels: int) -> None:
+        super().__init__(needed_pixels)
+        self.needed_pixels = needed_pixels
 
 
 class PixelBudget:
@@ -121,25 +125,23 @@ class DecodePool:
         Raises ImageCorrupt, ImageFormatError or ImageTooLarge. When the waiting task is cancelled before its turn,
         nothing is decoded.
         """
-        return await self._within_budget(data, self._to_pixels)
+        return await self._decoded(data, self._preprocess)
 
     async def thumbnail(self, data: bytes, max_side_px: int) -> Thumbnail:
         """Encoded picture → a thumbnail of it. Raises and waits as ``decode`` does."""
+        return await self._decoded(
+            data, lambda image: Thumbnail(encode_thumbnail(image, max_side_px), image.width, image.height)
+        )
 
-        def work(data: bytes) -> Thumbnail:
-            image = decode_image(data, self._limits)
-            return Thumbnail(encode_thumbnail(image, max_side_px), image.width, image.height)
-
-        return await self._within_budget(data, work)
-
-    async def _within_budget(self, data: bytes, function: Callable[[bytes], T]) -> T:
-        found = await self.run(self._run_if_it_fits, data, function)
+    async def _decoded(self, data: bytes, use: Callable[[Image.Image], T]) -> T:
+        found = await self.run(self._decode_if_it_fits, data, use)
         if not isinstance(found, _NoRoom):
             return cast(T, found)
-        await self._budget.acquire(found)
-        work = self._pool.submit(function, data)
+        pixels = found.needed_pixels
+        await self._budget.acquire(pixels)
+        work = self._pool.submit(lambda: use(decode_image(data, self._limits)))
         # A started decode cannot be interrupted: its pixels stay counted until its thread has let them go.
-        work.add_done_callback(lambda _: self._budget.release(found))
+        work.add_done_callback(lambda _: self._budget.release(pixels))
         return await asyncio.wrap_future(work)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
@@ -153,16 +155,21 @@ class DecodePool:
     def close(self) -> None:
         self._pool.shutdown()
 
-    def _run_if_it_fits(self, data: bytes, function: Callable[[bytes], T]) -> T | _NoRoom:
-        """What the function makes of the picture; or, where the budget has no room, how many of it are needed."""
-        header = read_header(data, self._limits)
-        needed = header.width_px * header.height_px * header.bytes_per_pixel // 4
-        if not self._budget.try_acquire(needed):
-            return _NoRoom(needed)
-        try:
-            return function(data)
-        finally:
-            self._budget.release(needed)
+    def _decode_if_it_fits(self, data: bytes, use: Callable[[Image.Image], T]) -> T | _NoRoom:
+        """What is made of the picture; or, where the budget has no room, how many pixels of it are needed."""
+        held = 0
 
-    def _to_pixels(self, data: bytes) -> Pixels:
-        return self._preprocess(decode_image(data, self._limits))
+        def reserve(header: ImageHeader) -> None:
+            nonlocal held
+            needed = header.width_px * header.height_px * header.bytes_per_pixel // 4
+            if not self._budget.try_acquire(needed):
+                raise _NoRoom(needed)
+            held = needed
+
+        try:
+            return use(decode_image(data, self._limits, reserve))
+        except _NoRoom as refusal:
+            return refusal.with_traceback(None)  # which would keep the picture
+        finally:
+            if held:
+                self._budget.release(held)
