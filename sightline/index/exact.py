@@ -70,4 +70,5 @@ class VectorIndex:
         if not self.num_rows:
             return np.empty((0, self.dim), np.float16)
         codes = faiss.rev_swig_ptr(self._index.codes.data(), self.num_rows * self.dim * 2)
-        return codes.view(np.float16).reshape(self.num_rows, self.dim)  # [N, D]
+        matrix: Half = codes.view(np.float16).reshape(self.num_rows, self.dim)  # [N, D]
+        return matrix

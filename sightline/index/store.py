@@ -112,7 +112,7 @@ class ShardFiles:
 
     def _read(self, shard: int, row: int, out: Half) -> None:
         """Fill ``out`` with rows of one shard, the first of them being ``row`` of the whole."""
-        view = memoryview(out.view(np.uint8)).cast("B")
+        view = out.view(np.uint8).data.cast("B")
         offset = self._offsets[shard] + (row - int(self._ends[shard])) * self._row_bytes
         while view:
             count = os.preadv(self._descriptors[shard], [view], offset)
