@@ -38,12 +38,13 @@ class BuildOptions:
     """``thumbnail_px`` is the longer side of thumbnails (0: none); ``max_error_rate`` a share of pictures, 0 to 1;
     ``near_duplicates`` the cosine from which a picture is noted as nearly the same as an earlier one (0: never).
 
-    ``index`` says how it will be searched. It, ``num_decode_threads``, ``segment_seconds`` and ``max_error_rate`` do
+    ``index`` says how it will be searched. It, the numbers of threads, ``segment_seconds`` and ``max_error_rate`` do
     not change what is encoded; the others do.
     """
 
     batch_size: int = 32
     num_decode_threads: int = 0
+    num_encoders: int = 0
     thumbnail_px: int = 256
     max_error_rate: float = 0.05
     near_duplicates: float = NEAR_DUPLICATE_COSINE
@@ -56,7 +57,7 @@ class BuildOptions:
     def result_options(self) -> dict[str, Any]:
         """What the bytes of the result depend on, as the job notes it."""
         values = dataclasses.asdict(self)
-        for name in ("num_decode_threads", "max_error_rate", "segment_seconds", "index"):
+        for name in ("num_decode_threads", "num_encoders", "max_error_rate", "segment_seconds", "index"):
             del values[name]
         values["image_limits"]["formats"] = list(self.image_limits.formats)
         return values
@@ -110,11 +111,13 @@ def build_collection(
     stopping: Callable[[], bool] = lambda: False,
     clock: Callable[[], str] = now,
     say: Callable[[str], None] = lambda line: None,
+    executor: Callable[[SegmentStore], bool] | None = None,
 ) -> BuildReport:
     """Encode a source into a new generation of the collection at ``out`` and make it current.
 
     Goes on with an unfinished build of the same job. ``advance`` is called with the number of inputs finished;
-    ``stopping`` is asked after each batch; ``clock`` gives the time as the manifest says it. Nothing is published when
+    ``stopping`` is asked after each batch; ``clock`` gives the time as the manifest says it; ``executor``
+    encodes what a store lacks in this process's stead (False: it was asked to stop). Nothing is published when
     an error ends the run, and what was encoded stays for the next one.
     Raises StorageError, EncodingFailed, CollectionCorrupt, BuildInterrupted, InputError when the unfinished build is
     another one, or SourceError when not one picture could be indexed.
@@ -127,14 +130,18 @@ def build_collection(
         store = building.segments(job)
         progress = store.progress()
         advance(progress.num_done)
-        pipeline = Pipeline(encoder, source, store, pipeline_options, stages, advance=advance, stopping=stopping)
-        if not progress.complete and not pipeline.encode(progress.spans()):
+        if executor is None:
+            pipeline = Pipeline(encoder, source, store, pipeline_options, stages, advance=advance, stopping=stopping)
+            encoded = progress.complete or pipeline.encode(progress.spans())
+        else:
+            encoded = progress.complete or executor(store)
+        if not encoded:
             raise BuildInterrupted(store.progress().num_done)
         with stages.measure("publish"):
             manifest = Publication(building, job, index_builder(job, options.index, say)).publish()
     return BuildReport(
         manifest,
-        stages.times(pipeline_options.decode_threads),
+        stages.times(pipeline_options.decode_threads, pipeline_options.encoders),
         progress.num_done,
         too_many_failures(manifest.counts, options.max_error_rate),
     )
@@ -167,7 +174,7 @@ def encode_shard(
         for span in _spans_of(store, shard):
             if not pipeline.encode([span]):
                 raise BuildInterrupted(store.progress().num_done)
-    return stages.times(pipeline_options.decode_threads)
+    return stages.times(pipeline_options.decode_threads, pipeline_options.encoders)
 
 
 def publish_collection(

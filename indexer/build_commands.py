@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -41,7 +43,7 @@ def register(group: typer.Typer) -> None:
 
 def build(
     encoder: EncoderOption,
-    source: Annotated[str, typer.Option(help="A folder, tars ({00000..00009} and globs) or captions.jsonl.")],
+    source: Annotated[str, typer.Option(help="A folder, captions.jsonl, tars, CSV or Parquet ({00..09} and globs).")],
     out: OutOption,
     batch_size: BatchSizeOption = 32,
     thumbnail_px: ThumbnailOption = 256,
@@ -53,6 +55,11 @@ def build(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Encode part I (from 0) of N and publish nothing; see index publish.")
     ] = "",
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="Encode in this process, or by workers under Ray.")
+    ] = "local",
+    ray_address: Annotated[str, typer.Option(help="The Ray cluster; without it one is started on this machine.")] = "",
+    workers: Annotated[int, typer.Option(min=0, help="Encoders under Ray; 0: as many as the cluster fits.")] = 0,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     accept_licence: AcceptLicenceOption = None,
@@ -68,6 +75,7 @@ def build(
     from indexer.indexing import IndexOptions
     from indexer.interrupt import interruptible
     from indexer.job import Building
+    from indexer.ray_executor import ChunkWork, RayOptions, encode_with_ray
     from sightline.encoder import load_encoder
     from sightline.index import require_faiss
     from sightline.sources import open_source
@@ -104,15 +112,20 @@ def build(
                     stopping=interrupt.requested,
                 )  # fmt: skip
             else:
+                spec = absolute_spec(encoder)
+                load = functools.partial(
+                    load_encoder, spec, device=device, precision=precision, accept_licence=accept_licence
+                )
+                cluster = RayOptions(ray_address, workers, worker_gpus=float(engine.device.type == "cuda"))
+                work = ChunkWork(load, _absolute_source(source), out.resolve(), options)
                 report = build_collection(
-                    engine, absolute_spec(encoder), opened, source, out, options, advance,
-                    stopping=interrupt.requested, say=console.say,
+                    engine, spec, opened, source, out, options, advance, stopping=interrupt.requested, say=console.say,
+                    executor=None if executor == "local" else (
+                        lambda store: encode_with_ray(work, store, cluster, advance, interrupt.requested)
+                    ),
                 )  # fmt: skip
         except BuildInterrupted as stopped:
-            console.result(
-                {"collection": str(out), "interrupted": True, "inputs_done": stopped.num_done},
-                f"Stopped after {stopped.num_done} inputs, which are kept; the same command goes on from there.",
-            )
+            report_interrupted(console, out, stopped.num_done)
             raise typer.Exit(interrupt.exit_code) from None
     if part is not None:
         console.result(
@@ -145,6 +158,14 @@ def publish(
     finish(console, out, manifest, failure)
 
 
+def report_interrupted(console: Console, out: Path, num_done: int) -> None:
+    """Say what is kept of a run that was asked to stop."""
+    console.result(
+        {"collection": str(out), "interrupted": True, "inputs_done": num_done},
+        f"Stopped after {num_done} inputs, which are kept; the same command goes on from there.",
+    )
+
+
 def finish(
     console: Console,
     out: Path,
@@ -152,8 +173,9 @@ def finish(
     failure: TooManyFailures | None,
     times: StageTimes | None = None,
     num_resumed: int = 0,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Report what was published, then raise the failure if there is one."""
+    """Report what was published, ``more`` beside it, then raise the failure if there is one."""
     counts = manifest.counts
     values: dict[str, Any] = {
         "collection": str(out),
@@ -162,6 +184,7 @@ def finish(
         "counts": counts.model_dump(),
         "index": manifest.index,
         "resumed_inputs": num_resumed,
+        **(more or {}),
     }
     text = (
         f"{out} {manifest.generation}: {counts.indexed} of {counts.seen} pictures and {counts.captions_indexed} "
@@ -172,7 +195,8 @@ def finish(
         values |= {"seconds": times.as_dict(), "bound_by": times.bound_by, "images_per_second": round(rate, 2)}
         text += (
             f"\n{times.total:.1f} s, {rate:.1f} inputs/s; busy: read {times.read:.1f} s, decode {times.decode:.1f} s "
-            f"in {times.num_decode_threads} threads, encode {times.encode_images + times.encode_texts:.1f} s, write "
+            f"in {times.num_decode_threads} threads, encode {times.encode_images + times.encode_texts:.1f} s "
+            f"in {times.num_encoders}, write "
             f"{times.write:.1f} s; then publish {times.publish:.1f} s. The stage that bounds it: {times.bound_by}."
         )
     if num_resumed:
@@ -214,3 +238,8 @@ def absolute_spec(spec: str) -> str:
         return spec
     path = str(parsed.path.resolve())
     return path if parsed.kind == "bundle" else f"{parsed.model}:{path}"
+
+
+def _absolute_source(source: str) -> str:
+    """The source as a worker finds it, from whatever folder it runs in; patterns stay patterns."""
+    return str(Path(source).expanduser().absolute())

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from indexer import build_commands, exchange_commands, index_commands, live_commands
+from indexer import build_commands, exchange_commands, index_commands, live_commands, sync_commands
 from sightline.command.console import Console, JsonOption
 
 CollectionArgument = Annotated[Path, typer.Argument(help="The collection directory.")]
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     """Add the ``index`` group."""
     group = typer.Typer(help="Build a searchable collection, prove it, look at it.", no_args_is_help=True)
     build_commands.register(group)
+    sync_commands.register(group)
     group.command("verify")(verify)
     group.command("inspect")(inspect)
     index_commands.register(group)

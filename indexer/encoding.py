@@ -82,30 +82,36 @@ class ChunkMemory:
         self.captions.setdefault(sha256, set()).update(captions)
 
 
+Pairs = list[tuple[str, str]]
+"""Captions, each with the form that the tokenizer gets."""
+
+
 @dataclass(frozen=True)
-class EncodingOptions:
-    """``known_caption`` gives the float16 vector ``[D]`` of a caption of a picture (by its SHA-256) that need not be
-    encoded again."""
+class FormedBatch:
+    """What positions [start, stop) of a chunk hold, to be encoded together. ``late``: duplicates that bring captions,
+    each with the SHA-256 of the first copy."""
 
-    batch_size: int
-    text_limits: TextLimits
-    known_caption: Callable[[str, str], Vectors | None] = lambda sha256, caption: None
+    start: int
+    stop: int
+    accepted: list[tuple[int, Decoded, Pairs]]
+    left_out: list[LeftOut]
+    late: list[tuple[int, Rejected, str, Pairs]]
+    captions_skipped: dict[str, int]
+    closes_chunk: bool
+    ends_source: bool
 
 
-class ChunkEncoder:
+class ChunkBatches:
     """Takes the inputs of one chunk in order and gives a batch whenever one is full. One thread."""
 
-    def __init__(
-        self, encoder: Encoder, options: EncodingOptions, clock: StageClock, start: int, memory: ChunkMemory
-    ) -> None:
-        self._encoder = encoder
-        self._options = options
-        self._clock = clock
+    def __init__(self, batch_size: int, text_limits: TextLimits, start: int, memory: ChunkMemory) -> None:
+        self._batch_size = batch_size
+        self._text_limits = text_limits
         self._memory = memory
         self._start = start
         self._clear()
 
-    def add(self, placed: Placed) -> EncodedBatch | None:
+    def add(self, placed: Placed) -> FormedBatch | None:
         """Take the next input; the batch that it fills, if it does."""
         entry = placed.entry
         if isinstance(entry, Rejected):
@@ -117,20 +123,35 @@ class ChunkEncoder:
             self._memory.add(entry.sha256, entry.record.uri, tuple(caption for caption, _ in captions))
             self._accepted.append((placed.position, entry, captions))
             self._num_to_encode += entry.pixels is not None
-            if self._num_to_encode == self._options.batch_size or len(self._accepted) >= 16 * self._options.batch_size:
-                return self._encode(placed.position + 1)
+            if self._num_to_encode == self._batch_size or len(self._accepted) >= 16 * self._batch_size:
+                return self._formed(placed.position + 1)
         return None
 
-    def finish(self, stop: int, *, ends_source: bool = False) -> EncodedBatch:
-        """Encode what is left of the chunk, which ends at ``stop``."""
-        return self._encode(stop, closes_chunk=True, ends_source=ends_source)
+    def finish(self, stop: int, *, ends_source: bool = False) -> FormedBatch:
+        """What is left of the chunk, which ends at ``stop``."""
+        return self._formed(stop, closes_chunk=True, ends_source=ends_source)
 
     def _clear(self) -> None:
-        self._accepted: list[tuple[int, Decoded, list[tuple[str, str]]]] = []
+        self._accepted: list[tuple[int, Decoded, Pairs]] = []
         self._left_out: list[LeftOut] = []
-        self._late: list[tuple[int, Rejected, str, list[tuple[str, str]]]] = []
+        self._late: list[tuple[int, Rejected, str, Pairs]] = []
         self._skipped: collections.Counter[str] = collections.Counter()
         self._num_to_encode = 0
+
+    def _formed(self, stop: int, *, closes_chunk: bool = False, ends_source: bool = False) -> FormedBatch:
+        formed = FormedBatch(
+            self._start,
+            stop,
+            self._accepted,
+            self._left_out,
+            self._late,
+            dict(self._skipped),
+            closes_chunk,
+            ends_source,
+        )
+        self._start = stop
+        self._clear()
+        return formed
 
     def _add_duplicate(self, position: int, entry: Decoded) -> None:
         first = self._memory.uris[entry.sha256]
@@ -144,12 +165,12 @@ class ChunkEncoder:
         else:
             self._left_out.append(LeftOut(position, rejected))
 
-    def _fitted(self, captions: tuple[str, ...]) -> list[tuple[str, str]]:
-        """Each usable caption with the form that the tokenizer gets."""
-        pairs: list[tuple[str, str]] = []
+    def _fitted(self, captions: tuple[str, ...]) -> Pairs:
+        """The usable captions."""
+        pairs: Pairs = []
         for caption in captions:
             try:
-                pairs.append((caption, fit_caption(caption, self._options.text_limits)))
+                pairs.append((caption, fit_caption(caption, self._text_limits)))
             except TextError:
                 continue
         self._skip("caption_empty", len(captions) - len(pairs))
@@ -159,29 +180,47 @@ class ChunkEncoder:
         if count:
             self._skipped[reason] += count
 
-    def _encode(self, stop: int, *, closes_chunk: bool = False, ends_source: bool = False) -> EncodedBatch:
-        accepted, late = self._accepted, self._late
-        vectors = self._image_vectors([entry for _, entry, _ in accepted])
-        texts = [(entry.sha256, *pair) for _, entry, captions in accepted for pair in captions]
-        texts += [(sha256, *pair) for *_, sha256, captions in late for pair in captions]
+
+class BatchEncoder:
+    """Encodes batches; thread-safe if the encoder is.
+
+    ``known_caption`` gives the float16 vector ``[D]`` of a caption of a picture (by its SHA-256) that need not be
+    encoded again.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        batch_size: int,
+        clock: StageClock,
+        known_caption: Callable[[str, str], Vectors | None] = lambda sha256, caption: None,
+    ) -> None:
+        self._encoder = encoder
+        self._batch_size = batch_size
+        self._clock = clock
+        self._known_caption = known_caption
+
+    def encode(self, batch: FormedBatch) -> EncodedBatch:
+        """Pictures, then captions. Raises EncodingFailed."""
+        vectors = self._image_vectors([entry for _, entry, _ in batch.accepted])
+        texts = [(entry.sha256, *pair) for _, entry, captions in batch.accepted for pair in captions]
+        texts += [(sha256, *pair) for *_, sha256, captions in batch.late for pair in captions]
         text_vectors = self._text_vectors(texts)  # [T, D]
-        items, left_out = [], self._left_out
+        items, left_out = [], list(batch.left_out)
         first = 0
-        for (position, entry, captions), vector in zip(accepted, vectors, strict=True):
+        for (position, entry, captions), vector in zip(batch.accepted, vectors, strict=True):
             own = text_vectors[first : first + len(captions)]  # [C, D]
             first += len(captions)
             items.append(EncodedItem(position, _item(entry, vector, captions, own)))
-        for position, rejected, sha256, captions in late:
+        for position, rejected, sha256, captions in batch.late:
             own = text_vectors[first : first + len(captions)]  # [C, D]
             first += len(captions)
             left_out.append(LeftOut(position, rejected, sha256, tuple(caption for caption, _ in captions), own))
         left_out.sort(key=lambda one: one.position)
-        batch = EncodedBatch(
-            self._start, stop, tuple(items), tuple(left_out), dict(self._skipped), closes_chunk, ends_source
-        )
-        self._start = stop
-        self._clear()
-        return batch
+        return EncodedBatch(
+            batch.start, batch.stop, tuple(items), tuple(left_out), batch.captions_skipped, batch.closes_chunk,
+            batch.ends_source,
+        )  # fmt: skip
 
     def _image_vectors(self, entries: list[Decoded]) -> list[Vectors]:
         """A float16 ``[D]`` for each picture; those that are known are not encoded."""
@@ -194,9 +233,9 @@ class ChunkEncoder:
 
     def _text_vectors(self, texts: list[tuple[str, str, str]]) -> Vectors:
         """float16 ``[T, D]`` of (picture, caption, fitted caption); known ones are taken as they are."""
-        known = [self._options.known_caption(sha256, caption) for sha256, caption, _ in texts]
+        known = [self._known_caption(sha256, caption) for sha256, caption, _ in texts]
         new = [fitted for (*_, fitted), vector in zip(texts, known, strict=True) if vector is None]
-        size = 4 * self._options.batch_size
+        size = 4 * self._batch_size
         encoded: list[Vectors] = []
         with self._clock.measure("encode_texts"):
             for start in range(0, len(new), size):

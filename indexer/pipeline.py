@@ -1,22 +1,26 @@
-"""Encoding spans of a source into segments: reader → decode pool → encoder → writer, all at work at once.
+"""Encoding spans of a source into segments: reader → decode pool → encoders → writer, all at work at once.
 
-The encoder runs in the calling thread and never waits for the disk: segments are written in a thread of their own, a
-few batches behind.
+The calling thread forms the batches and keeps their order. On a CPU two threads encode, each a batch with half of the
+cores: torch's parallel loops wait for their slowest thread, and one that shares its core with a decoder holds up all
+the others (docs/decisions/0006). Nothing waits for the disk: segments are written by a thread of their own.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from indexer.decode import Decoded, DecodeSpec, KnownPicture
-from indexer.encoding import ChunkEncoder, ChunkMemory, EncodedBatch, EncodingOptions, Vectors
+from indexer.encoding import BatchEncoder, ChunkBatches, ChunkMemory, EncodedBatch, FormedBatch, Vectors
 from indexer.reading import Placed, SourceEnd, Span, decoded_ahead
 from indexer.segments import SegmentStore
 from indexer.stages import StageClock
@@ -35,13 +39,15 @@ _BATCHES_TO_WRITE = 4
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """``thumbnail_px`` is the longer side of thumbnails (0: none); ``num_decode_threads`` 0: one for each core.
+    """``thumbnail_px`` is the longer side of thumbnails (0: none); ``num_decode_threads`` 0: one for each core;
+    ``num_encoders`` 0: two, or one where there is one core.
 
     ``known_picture`` and ``known_caption`` spare the encoder what has its vector already; ``unchanged`` even spares
     reading the file, where the source can tell its size and time."""
 
     batch_size: int = 32
     num_decode_threads: int = 0
+    num_encoders: int = 0
     thumbnail_px: int = 256
     segment_seconds: float = SEGMENT_SECONDS
     image_limits: ImageLimits = field(default_factory=ImageLimits)
@@ -52,7 +58,11 @@ class PipelineOptions:
 
     @property
     def decode_threads(self) -> int:
-        return self.num_decode_threads or os.cpu_count() or 1
+        return self.num_decode_threads or num_cores()
+
+    @property
+    def encoders(self) -> int:
+        return self.num_encoders or min(num_cores(), 2)
 
 
 class Pipeline:
@@ -76,11 +86,12 @@ class Pipeline:
         self._clock = clock
         self._advance = advance
         self._stopping = stopping
+        self._stopped = False
 
     def encode(self, spans: Sequence[Span]) -> bool:
         """Encode these positions and commit their segments; ``advance`` is told how many inputs are finished.
 
-        Once ``stopping`` says so, the batch at hand is finished, committed, and the answer is False.
+        Once ``stopping`` says so, the batches at hand are finished, committed, and the answer is False.
         Raises SourceError, StorageError or EncodingFailed; what was encoded before it is committed all the same.
         """
         options = self._options
@@ -100,23 +111,41 @@ class Pipeline:
                 unchanged=options.unchanged,
             ) as entries,
         ):
-            for batch in self._batches(entries):
+            for batch in self._encoded(self._formed(entries)):
                 committer.put(batch)
                 self._advance(batch.stop - batch.start)
-                if self._stopping():
-                    return False
-        return True
+        return not self._stopped
 
-    def _batches(self, entries: Iterator[Placed | SourceEnd]) -> Iterator[EncodedBatch]:
+    def _encoded(self, batches: Iterator[FormedBatch]) -> Iterator[EncodedBatch]:
+        """The batches encoded, in order: while one is waited for, the next ones are on their way."""
+        options = self._options
+        encoder = BatchEncoder(self._encoder, options.batch_size, self._clock, options.known_caption)
+        share = functools.partial(_share_cores, self._encoder, max(1, num_cores() // options.encoders))
+        pending: collections.deque[Future[EncodedBatch]] = collections.deque()
+        with ThreadPoolExecutor(options.encoders, thread_name_prefix="encode", initializer=share) as pool:
+            try:
+                for batch in batches:
+                    pending.append(pool.submit(encoder.encode, batch))
+                    if len(pending) > options.encoders:
+                        yield pending.popleft().result()
+                    self._stopped = self._stopped or self._stopping()
+                    if self._stopped:
+                        break
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _formed(self, entries: Iterator[Placed | SourceEnd]) -> Iterator[FormedBatch]:
         size = self._store.chunk_inputs
-        chunk: ChunkEncoder | None = None
+        chunk: ChunkBatches | None = None
         for placed in entries:
+            chunk = chunk or self._chunk(placed.position)
             if isinstance(placed, SourceEnd):
-                chunk = chunk or self._chunk(placed.position)
                 yield chunk.finish(placed.position, ends_source=True)
                 chunk = None
                 continue
-            chunk = chunk or self._chunk(placed.position)
             batch = chunk.add(placed)
             if batch is not None:
                 yield batch
@@ -124,16 +153,29 @@ class Pipeline:
                 yield chunk.finish(placed.position + 1)
                 chunk = None
 
-    def _chunk(self, position: int) -> ChunkEncoder:
-        """The encoder of a chunk from a position on, which knows what was done of the chunk before."""
+    def _chunk(self, position: int) -> ChunkBatches:
+        """The batches of a chunk from a position on; what was done of the chunk before is known."""
         memory = ChunkMemory()
         number = position // self._store.chunk_inputs
         if position % self._store.chunk_inputs:
             for segment in self._store.progress().chunks.get(number, []):
                 segment.check()
                 segment.remember(memory)
-        options = EncodingOptions(self._options.batch_size, self._options.text_limits, self._options.known_caption)
-        return ChunkEncoder(self._encoder, options, self._clock, position, memory)
+        return ChunkBatches(self._options.batch_size, self._options.text_limits, position, memory)
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _share_cores(encoder: Encoder, num_threads: int) -> None:
+    """Give a thread of torch on a CPU its share of the cores; the setting counts for the calling thread alone."""
+    device = getattr(encoder, "device", None)
+    if device is not None and device.type == "cpu":
+        import torch
+
+        torch.set_num_threads(num_threads)
 
 
 class _Committer:

@@ -15,7 +15,7 @@ STAGES = ("read", "decode", "encode_images", "encode_texts", "write")
 class StageTimes:
     """Seconds that each stage worked, all of its threads together; ``total`` is the wall clock's.
 
-    ``wait`` is how long the encoder stood idle for want of pictures. ``publish`` comes after
+    ``wait`` is how long no batch could be formed for want of pictures. ``publish`` comes after
     the stages, not beside them.
     """
 
@@ -28,6 +28,7 @@ class StageTimes:
     wait: float
     publish: float
     num_decode_threads: int
+    num_encoders: int
 
     @property
     def bound_by(self) -> str:
@@ -35,7 +36,7 @@ class StageTimes:
         shares = {
             "read": self.read,
             "decode": self.decode / max(self.num_decode_threads, 1),
-            "encode": self.encode_images + self.encode_texts,
+            "encode": (self.encode_images + self.encode_texts) / max(self.num_encoders, 1),
             "write": self.write,
         }
         return max(shares, key=lambda stage: shares[stage])
@@ -68,8 +69,13 @@ class StageClock:
         finally:
             self.add(stage, time.monotonic() - started)
 
-    def times(self, num_decode_threads: int) -> StageTimes:
+    def times(self, num_decode_threads: int, num_encoders: int) -> StageTimes:
         """What has been measured so far."""
         with self._lock:
             seconds = {name: self._seconds.get(name, 0.0) for name in (*STAGES, "wait", "publish")}
-        return StageTimes(total=time.monotonic() - self._started, num_decode_threads=num_decode_threads, **seconds)
+        return StageTimes(
+            total=time.monotonic() - self._started,
+            num_decode_threads=num_decode_threads,
+            num_encoders=num_encoders,
+            **seconds,
+        )

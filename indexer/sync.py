@@ -164,7 +164,7 @@ def sync_collection(
                 return SyncReport(None, Changes(unchanged=base.num_items))
     report = BuildReport(
         manifest,
-        stages.times(pipeline_options.decode_threads),
+        stages.times(pipeline_options.decode_threads, pipeline_options.encoders),
         progress.num_done,
         too_many_failures(manifest.counts, options.max_error_rate),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,16 +37,19 @@ class PlainEncoder:
         self.before = before
         self.num_pictures = 0
         self.num_texts = 0
+        self._counting = threading.Lock()
 
     def encode_pixels(self, pixels: Pixels) -> Vectors:
         self.before("image", pixels)
-        self.num_pictures += len(pixels)
+        with self._counting:
+            self.num_pictures += len(pixels)
         flat = pixels.reshape(len(pixels), -1).astype(np.float32)  # [B, 192]
         return _unit(flat.reshape(len(pixels), 8, -1).mean(axis=2) - 128.0, len(pixels))
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         self.before("text", texts)
-        self.num_texts += len(texts)
+        with self._counting:
+            self.num_texts += len(texts)
         digests = [hashlib.sha256(text.encode()).digest()[:8] for text in texts]
         rows = np.array([list(digest) for digest in digests], dtype=np.float32)  # [T, 8]
         return _unit(rows - 127.5, len(texts))

@@ -42,7 +42,7 @@ def test_captions_of_a_copy_in_the_same_chunk_stay_with_the_first(tmp_path: Path
         generation = verify_collection(out)
         assert generation.item(0).captions == ("caption 0", "said of every one", "caption 7")
         rows = np.flatnonzero(generation.caption_items() == 0)
-        assert [generation.caption(row)[0] for row in rows] == ["caption 0", "said of every one", "caption 7"]
+        assert [generation.caption(int(row))[0] for row in rows] == ["caption 0", "said of every one", "caption 7"]
 
 
 def test_near_duplicates_name_the_first_of_their_group(tmp_path: Path) -> None:
