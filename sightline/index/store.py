@@ -105,7 +105,10 @@ class ShardFiles:
         state = _state_of(descriptor)
         self._states.append(state)
         if len(shape) != 2 or shape[1] != self.dim or dtype != np.float16 or fortran_order:
-            raise VectorsWrong(f"{path} is {dtype} {shape}, not float16 [n, {self.dim}]; build the collection again.")
+            raise VectorsWrong(
+                f"{path} is {dtype} {shape} and its manifest promises float16 with {self.dim} dimensions; "
+                "build the collection again."
+            )
         if state[0] != self._offsets[-1] + shape[0] * self._row_bytes:
             raise CollectionCorrupt(f"{path} is not as long as its header says; restore it or build it again.")
         return int(shape[0])
