@@ -18,6 +18,7 @@ _NAMED: dict[str, dict[str, Any]] = {
     "size": _QUANTITY,
     "sizeLimit": _QUANTITY,
     "tmpSizeLimit": _QUANTITY,
+    "hubSizeLimit": _QUANTITY,
     "shmSizeLimit": _QUANTITY,
     "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "maxSurge": {"type": ["integer", "string"]},

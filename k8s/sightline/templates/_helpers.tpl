@@ -39,11 +39,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 
 {{/* (dict "root" $ "of" .Values.server): registry/repository@digest or :tag. */}}
 {{- define "sightline.image" -}}
-{{- $gpu := and (hasKey .of "gpu") .of.gpu.enabled -}}
-{{- $tag := default (printf "%s%s" .root.Chart.AppVersion (ternary "-gpu" "" $gpu)) .root.Values.image.tag -}}
 {{- with .root.Values.image.registry }}{{ . }}/{{ end -}}
 {{- .of.image.repository -}}
-{{- if .of.image.digest }}@{{ .of.image.digest }}{{ else }}:{{ $tag }}{{ end -}}
+{{- if .of.gpu.enabled }}{{ .of.gpu.imageSuffix }}{{ end -}}
+{{- if .of.image.digest }}@{{ .of.image.digest }}{{ else }}:{{ default .root.Chart.AppVersion .root.Values.image.tag }}{{ end -}}
 {{- end -}}
 
 {{/* Where the collection is, in every pod. */}}
@@ -105,7 +104,7 @@ seccompProfile: {type: RuntimeDefault}
 {{/* (dict "root" $ "of" .Values.server): variables that every container of ours has. */}}
 {{- define "sightline.env" -}}
 - {name: HOME, value: /tmp}
-- {name: HF_HOME, value: /tmp/huggingface}
+- {name: HF_HOME, value: {{ ternary "/models" "/tmp/huggingface" .root.Values.encoder.hub }}}
 - {name: HF_HUB_OFFLINE, value: {{ ternary "0" "1" .root.Values.encoder.hub | quote }}}
 {{- with .of.env }}
 {{ toYaml . }}
@@ -162,17 +161,24 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* Volumes and mounts of the encoder's claim, or nothing. */}}
+{{/* Volumes and mounts for the encoder: its claim, or room for what the hub gives, or nothing. */}}
 {{- define "sightline.encoderVolume" -}}
 {{- with .Values.encoder.existingClaim }}
 - name: encoder
   persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
+{{- end }}
+{{- if .Values.encoder.hub }}
+- name: models
+  emptyDir: {sizeLimit: {{ .Values.encoder.hubSizeLimit }}}
 {{- end }}
 {{- end -}}
 
 {{- define "sightline.encoderMount" -}}
 {{- if .Values.encoder.existingClaim }}
 - {name: encoder, mountPath: {{ .Values.encoder.mountPath }}, readOnly: true}
+{{- end }}
+{{- if .Values.encoder.hub }}
+- {name: models, mountPath: /models}
 {{- end }}
 {{- end -}}
 
