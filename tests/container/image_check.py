@@ -1,9 +1,9 @@
-"""``make image-check``: build the CPU service image for real and run it as a cluster would, without a container engine.
+"""``make image-check``: build the CPU service image for real and run it as a cluster would, with no container engine.
 
-Debian's buildah builds it with ``--isolation chroot`` on a base made by debootstrap. The image then runs as uid 10001 in
-namespaces of its own, as process 1, on a root that is mounted read-only; it answers a text-to-image request, and SIGTERM
-drains it. Needs root, buildah, debootstrap and about 20 GB of disk; some minutes. What is built stays in --store, so a
-second run is short; remove that folder to be rid of everything.
+Debian's buildah builds it with ``--isolation chroot`` on a base made by debootstrap. The image then runs as uid 10001
+in namespaces of its own, as process 1, on a root that is mounted read-only; it answers a text-to-image request, and
+SIGTERM drains it. Needs root, buildah, debootstrap and about 20 GB of disk; some minutes. What is built stays in
+--store, so a second run is short; remove that folder to be rid of everything.
 
 Where torch's own index cannot be reached, the ordinary one is taken, whose torch carries CUDA libraries; that is said.
 """
@@ -56,7 +56,8 @@ class Buildah:
 
 
 def say(text: str) -> None:
-    print(f"image-check: {text}", flush=True)
+    sys.stdout.write(f"image-check: {text}\n")
+    sys.stdout.flush()
 
 
 def require_tools() -> None:
@@ -152,7 +153,11 @@ def check_contents(root: Path, config: dict[str, Any], *, free_of_cuda: bool) ->
         assert not (root / "opt/code" / package).exists(), package
     cuda = [path.name for path in root.glob("opt/sightline/lib/python3*/site-packages/nvidia*")]
     assert not (free_of_cuda and cuda), cuda
-    say("contents: user, entry point, health check; no compiler, no curl; no CUDA" if free_of_cuda else "contents: right")
+    say(
+        "contents: user, entry point, health check; no compiler, no curl; no CUDA"
+        if free_of_cuda
+        else "contents: right"
+    )
 
 
 @contextlib.contextmanager
