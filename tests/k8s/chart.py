@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ ALERTS = CHART / "files" / "alerts.yml"
 DASHBOARD = CHART / "files" / "dashboard.json"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 VALUES_FILES = tuple(sorted((CHART / "ci").glob("*.yaml")))
+NAMES = [path.name for path in VALUES_FILES]
 NAMESPACE = "photos"
 RELEASE = "sightline"
 HOW = "not installed; make test-k8s installs it and runs these tests"
@@ -55,7 +57,14 @@ def rendered_text(values: dict[str, Any]) -> str:
 
 
 def documents(text: str) -> list[Manifest]:
-    return [one for one in yaml.safe_load_all(text) if one]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where it was built
+    return [one for one in yaml.load_all(text, loader) if one]
+
+
+@functools.cache
+def manifests_of(name: str) -> list[Manifest]:
+    """A values file's objects as the plain manifests have them: no Helm is needed to look at them. Change nothing."""
+    return documents((MANIFESTS / name).read_text(encoding="utf-8"))
 
 
 def rendered(values: dict[str, Any]) -> list[Manifest]:

@@ -45,7 +45,7 @@ def series_in(query: str) -> set[str]:
     """The names of series in a query; label names and values in braces are none."""
     outside = re.sub(r"\{[^}]*\}", "", query)
     outside = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", "", outside)
-    return {name for name in _WORDS.findall(outside)}
+    return set(_WORDS.findall(outside))
 
 
 def known_series() -> set[str]:

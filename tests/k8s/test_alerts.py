@@ -19,6 +19,8 @@ needs_promtool = pytest.mark.skipif(
 )
 RULES = {rule["alert"]: rule for rule in alert_rules()}
 AT = '{job="sightline",instance="a:8000"'
+OTHER = '{job="sightline",instance="b:8000"'
+BUCKET = "sightline_http_request_duration_seconds_bucket"
 HEALTHY = {
     f"up{AT}}}": "1x90",
     f"sightline_ready{AT}}}": "1x90",
@@ -31,9 +33,9 @@ HEALTHY = {
     f'sightline_http_requests_total{AT},status="200"}}': "0+600x90",
     f'sightline_http_requests_total{AT},status="429"}}': "0+6x90",
     f'sightline_http_requests_total{AT},status="503"}}': "0+1x90",
-    f'sightline_http_request_duration_seconds_bucket{AT},route="/v1/text-to-image",le="0.1"}}': "0+600x90",
-    f'sightline_http_request_duration_seconds_bucket{AT},route="/v1/text-to-image",le="10"}}': "0+600x90",
-    f'sightline_http_request_duration_seconds_bucket{AT},route="/v1/text-to-image",le="+Inf"}}': "0+600x90",
+    f'{BUCKET}{AT},route="/v1/text-to-image",le="0.1"}}': "0+600x90",
+    f'{BUCKET}{AT},route="/v1/text-to-image",le="10"}}': "0+600x90",
+    f'{BUCKET}{AT},route="/v1/text-to-image",le="+Inf"}}': "0+600x90",
     f'sightline_encoded_items_total{AT},modality="text"}}': "0+600x90",
     f'sightline_encode_failures_total{AT},modality="text"}}': "0+1x90",
     f'sightline_worker_restarts_total{AT},stage="search"}}': "0x90",
@@ -61,7 +63,7 @@ CASES = {
     "SightlineErrors": Case({f'sightline_http_requests_total{AT},status="503"}}': "0+1x19 20+60x70"}, "35m"),
     "SightlineRefusing": Case({f'sightline_http_requests_total{AT},status="429"}}': "0+6x19 120+300x70"}, "45m"),
     "SightlineSlow": Case(
-        {f'sightline_http_request_duration_seconds_bucket{AT},route="/v1/text-to-image",le="0.1"}}': "0+600x19 11400x70"},
+        {f'{BUCKET}{AT},route="/v1/text-to-image",le="0.1"}}': "0+600x19 11400x70"},
         "45m",
     ),
     "SightlineConnectionsDisplaced": Case(
@@ -76,7 +78,7 @@ CASES = {
     "SightlineOutOfMemory": Case({f'sightline_oom_retries_total{AT},modality="image"}}': "_x19 3x70"}, "21m"),
     "SightlineReloadFails": Case({f'sightline_reloads_total{AT},result="refused"}}': "_x19 1x70"}, "21m"),
     "SightlineGenerationsDiffer": Case(
-        {'sightline_index_generation_info{job="sightline",instance="b:8000",generation="gen-000002"}': "_x19 1x70"}, "55m"
+        {f'sightline_index_generation_info{OTHER},generation="gen-000002"}}': "_x19 1x70"}, "55m"
     ),
     "SightlineLiveLogBroken": Case({f"sightline_live_broken{AT}}}": "0x19 1x70"}, "21m"),
     "SightlineCompactionFails": Case(
