@@ -71,9 +71,6 @@ def test_shards_of_the_command_give_what_one_run_gives(tiny_bundle: Path, pictur
     for name in ("manifest.json", "manifest.sha256"):  # they say when each was begun
         del parts[name], whole[name]
     assert parts == whole
-    for wrong in ("2/2", "-1/2", "1", "a/b"):
-        assert command(*build, tmp_path / "parts", f"--shard={wrong}").code == 2
-    assert command(*build, tmp_path / "parts", "--near-duplicates", "2").code == 2
 
 
 def test_a_served_collection_takes_a_sync_by_itself(tiny_bundle: Path, pictures: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Builder:
 
     def killed(self) -> bool:
         """Wait for the end; whether it was a kill."""
-        _, errors = self.process.communicate(timeout=120)
+        _, errors = self.process.communicate(timeout=300)
         assert self.process.returncode in (0, -9), errors
         return self.process.returncode == -9
 
@@ -58,10 +58,11 @@ def compare(out: Path, expected: dict[str, str]) -> None:
     assert {name: one for name, one in digests(out).items() if not name.startswith(".")} == expected
 
 
+@pytest.mark.timeout(1200)
 def test_fifty_kills_change_no_byte(tmp_path: Path) -> None:
     source = draw_folder(tmp_path / "pictures", 70)
     reference = Builder(source, tmp_path / "expected")
-    output, _ = reference.process.communicate(timeout=120)
+    output, _ = reference.process.communicate(timeout=300)
     seconds, operations = time.monotonic() - reference.started, int(output)
     assert whole(tmp_path / "expected")
     expected = digests(tmp_path / "expected")
@@ -90,7 +91,7 @@ def test_fifty_kills_change_no_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 1.0])
 def test_a_kill_during_publication_changes_no_byte(tmp_path: Path, share: float) -> None:
     source = draw_folder(tmp_path / "pictures", 30)
-    output, _ = Builder(source, tmp_path / "expected").process.communicate(timeout=120)
+    output, _ = Builder(source, tmp_path / "expected").process.communicate(timeout=300)
     out = tmp_path / "out"
     assert Builder(source, out, max(int(int(output) * share), 1), "after").killed()
     if not whole(out):

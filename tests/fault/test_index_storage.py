@@ -36,6 +36,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> Iterator
         yield counter
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_may_fail_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     source = draw_folder(tmp_path / "pictures", 12)
@@ -126,6 +127,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     assert reasons.get("015.png", "missing_file") == "missing_file"
 
 
+@pytest.mark.timeout(900)
 def test_every_changed_byte_is_noticed_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_plain(draw_folder(tmp_path / "pictures", 20), tmp_path / "out")
     generation = open_collection(tmp_path / "out").directory

@@ -81,8 +81,8 @@ def test_segments_after_every_batch_change_nothing(source: Path, expected: dict[
     assert digests(tmp_path / "out") == expected
 
 
-def test_the_number_of_decoding_threads_changes_nothing(source: Path, expected: dict[str, str], tmp_path: Path) -> None:
-    build_plain(source, tmp_path / "out", num_decode_threads=1)
+def test_the_number_of_threads_changes_nothing(source: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    build_plain(source, tmp_path / "out", num_decode_threads=1, num_encoders=3)
     assert digests(tmp_path / "out") == expected
 
 
