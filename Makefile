@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FAISS ?= cpu
 
-.PHONY: help demo test check format test-slow test-fault test-gpu test-interchange test-realdata image-check check-policy sbom test-floors api bench-serving bench-search bench-gpu clean
+.PHONY: help demo test check format test-slow test-fault test-gpu test-interchange test-realdata test-k8s manifests image-check check-policy sbom test-floors api bench-serving bench-search bench-gpu clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -63,6 +63,16 @@ test-interchange: $(VENV)/interchange/.done  ## other tools read our files: auto
 
 test-realdata: $(VENV)/.dev  ## tests on real photos; set SIGHTLINE_TEST_DATA to their folder
 	$(BIN)/python -m pytest -m realdata
+
+$(VENV)/.k8s: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(FAISS),dev,k8s]'
+	@touch $@
+
+test-k8s: $(VENV)/.k8s $(VENV)-policy/.done  ## the chart by real Helm, checkov, promtool, a real Prometheus and nginx (apt: prometheus nginx)
+	CHECKOV=$(abspath $(VENV)-policy/bin/checkov) $(BIN)/python -m pytest -m 'slow or fault or not slow' tests/k8s tests/fault/test_rolling.py
+
+manifests: $(VENV)/.k8s  ## write the chart's schema and k8s/manifests anew
+	$(BIN)/python -m tests.k8s.update
 
 image-check: $(VENV)/.dev  ## build the CPU service image with buildah and run it hardened (root; minutes, 20 GB)
 	$(BIN)/python tests/container/image_check.py $(IMAGE_CHECK)
