@@ -11,7 +11,7 @@ import typer
 from rich.console import Console as RichConsole
 
 from sightline import __version__, errors
-from sightline.command import demo, encoder, search
+from sightline.command import demo, doctor, encoder, search
 from sightline.command.console import quiet_libraries
 
 EXIT_CODES: dict[type[errors.SightlineError], int] = {
@@ -51,7 +51,7 @@ def build_app() -> typer.Typer:
             typer.echo(f"sightline {__version__}")
             raise typer.Exit
 
-    for module in (demo, encoder, search):
+    for module in (demo, doctor, encoder, search):
         module.register(app)
     _add_installed_commands(app)
     return app
