@@ -24,7 +24,7 @@ from service.metrics import Metrics
 from service.served import Served
 from service.settings import Settings
 from service.threads import run_apart
-from sightline.collection import current_name
+from sightline.collection import current_name, generation_directory, read_manifest
 from sightline.collection.compaction import remove_compacted
 from sightline.errors import CollectionCorrupt, LiveLogDamaged, ShuttingDown, SightlineError, StorageError
 
@@ -133,6 +133,9 @@ class Compactor:
     def _compact(self, started: float) -> Compacted:
         before = self._served.snapshot.generation.generation
         current = current_name(self._served.collection)
+        if current != before and self._is_ours(current):
+            self._serve(current)
+            before = current
         if current != before:
             raise CompactionRunning(
                 f"CURRENT names {current} and {before} is served; reload, or let CURRENT name what is served, and try "
@@ -158,6 +161,13 @@ class Compactor:
             before, snapshot.generation.generation, told is not None, snapshot.generation.manifest.live_sequence,
             snapshot.num_items, snapshot.num_captions, num_pruned, round(time.monotonic() - started, 3),
         )  # fmt: skip
+
+    def _is_ours(self, current: str) -> bool:
+        """Whether CURRENT names a compaction that was published and could not be served then, and not one that was
+        served and rolled back."""
+        manifest = read_manifest(generation_directory(self._served.collection, current))
+        newer = manifest.live_sequence > self._served.snapshot.generation.manifest.live_sequence
+        return newer and current != self._served.previous
 
     def _serve(self, name: str) -> None:
         """Reload; somebody who follows ``CURRENT`` may have begun to already."""

@@ -63,7 +63,7 @@ class LiveItems:
         with context.stage("thumbnail"):
             thumbnail = await self._in_time(self._decoder.thumbnail(image, THUMBNAIL_PX), context)
         change = LiveChange(
-            item_id, "put", self._fingerprint, "", _now(), uri or item_id, checked, metadata,
+            item_id, "put", self._fingerprint, "", _now(), _storable(uri or item_id), checked, metadata,
             hashlib.sha256(image).hexdigest(), thumbnail.width_px, thumbnail.height_px, vectors[0], vectors[1:],
             thumbnail.data,
         )  # fmt: skip
@@ -98,6 +98,11 @@ def check_item_id(item_id: str) -> None:
             "slashes, and does not end with /thumbnail; choose another.",
             limit_chars=MAX_ITEM_ID_CHARS,
         )
+
+
+def _storable(text: str) -> str:
+    """Without lone surrogates, which no file can hold: one of them would fail everybody's write."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _now() -> str:

@@ -11,86 +11,50 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sightline.collection import CollectionManifest
 from sightline.collection.compaction import Compaction, compact_collection
 from sightline.collection.live_log import LiveLog, open_live_log
 from sightline.errors import SightlineError
-from sightline.index import Scores
-from sightline.index.approximate import ApproximateIndex
-from sightline.index.files import file_name, write_index
-from sightline.index.record import IndexRecord, approximate_record, record_of
-from sightline.index.store import ShardFiles
-from sightline.index.training import train
-from sightline.index.tuning import tune
 
-_FOLDERS = {"images": "img_emb", "captions": "text_emb"}
-_NUM_QUERIES = 256
+_WITHOUT_FILES = frozenset({"exact", "gpu-exact"})
 _NICENESS = 10
+_LOOK_SECONDS = 0.5
 
 
 def compact(collection: Path, log: LiveLog, *, base: str = "") -> Compaction | None:
     """``compact_collection`` with indexes of the plans that the current generation has. Raises what that raises, and
     DependencyMissing."""
-    return compact_collection(collection, log, base=base, build_index=build_indexes)
+    return compact_collection(collection, log, base=base, build_index=_indexes)
 
 
-def build_indexes(directory: Path, old: CollectionManifest) -> dict[str, Any]:
-    """Train and tune the indexes of the shards below ``directory`` by the plans of the manifest ``old``, write their
-    files and return what the new manifest says of them; nothing is to be done for exact plans. Raises StorageError."""
-    stores = {which: _shards(directory / folder, old.encoder.dim) for which, folder in _FOLDERS.items()}
-    records = {}
-    for which, askers in (("images", ("captions", "images")), ("captions", ("images", "captions"))):
-        record = record_of(old.index, which)
-        if not record.kind.exact:
-            queries = {kind: _queries(stores[one]) for kind, one in _kinds(askers).items() if stores[one].num_rows}
-            record = _build(directory, which, stores[which], queries, record)
-            records[which] = record.model_dump(mode="json")
-    return {**old.index, **records}
+def _indexes(directory: Path, old: CollectionManifest) -> dict[str, Any]:
+    """Nothing is loaded where nothing is to be trained: exact plans, most collections, take a second less."""
+    records = [old.index.get(which) for which in ("images", "captions")]
+    if all(record.get("plan", "exact") in _WITHOUT_FILES for record in records if isinstance(record, dict)):
+        return old.index
+    from sightline.index.rebuild import build_indexes
+
+    return build_indexes(directory, old)
 
 
-def _build(
-    directory: Path, which: str, vectors: ShardFiles, queries: dict[str, Scores], old: IndexRecord
-) -> IndexRecord:
-    plan = old.kind
-    if vectors.num_rows < plan.min_rows:
-        return IndexRecord(reason=f"{vectors.num_rows:,} vectors are too few for {plan.name}")
-    started = time.monotonic()
-    index = train(plan, vectors)
-    seconds = time.monotonic() - started
-    tuned_on = old.tuned_on if old.tuned_on in queries else next(iter(queries))
-    tuned = tune(ApproximateIndex(plan, index, vectors, 1), vectors, queries, tuned_on, old.recall_target)
-    write_index(index, directory / file_name(which))
-    return approximate_record(plan, tuned, old.reason, seconds)
-
-
-def _kinds(askers: tuple[str, str]) -> dict[str, str]:
-    """Which vectors stand for queries of which kind: captions for texts, pictures for pictures."""
-    return {{"captions": "text", "images": "image"}[one]: one for one in askers}
-
-
-def _queries(store: ShardFiles) -> Scores:
-    """float32 ``[Q, D]``: stored vectors, spread evenly, of the unit length that queries have."""
-    rows = np.unique(np.linspace(0, store.num_rows - 1, min(_NUM_QUERIES, store.num_rows)).astype(np.int64))
-    vectors = store.take(rows).astype(np.float32)
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
-
-
-def _shards(folder: Path, dim: int) -> ShardFiles:
-    """The shards of a folder in the order of their numbers, which are not padded before publication."""
-    return ShardFiles(sorted(folder.glob("*.npy"), key=lambda path: int(path.stem.rpartition("_")[2])), dim)
+def _end_with(parent: int) -> None:
+    """A service that has been killed starts again and compacts by itself: this process would only be in its way."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Compact and print the result, or the error, as one JSON object. Returns the exit code."""
     os.nice(_NICENESS)
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     collection = Path(arguments[0])
     try:
         log = open_live_log(collection)

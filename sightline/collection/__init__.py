@@ -4,6 +4,7 @@
 
     COLLECTION/
       CURRENT                           names the generation that readers open
+      live.db                           changes made while serving, laid over the generation (``live_log``)
       gen-000001/
         manifest.json                   encoder identity, counts that add up, a SHA-256 for every other file
         manifest.sha256                 the manifest's own

@@ -10,8 +10,9 @@ import pytest
 from sightline.collection import Counts, GenerationWriter, NewItem, verify_collection
 from sightline.collection.live_log import LiveChange, open_live_log
 from sightline.collection.manifest import EncoderRecord
-from sightline.compact import build_indexes, compact
+from sightline.compact import compact
 from sightline.index.opening import open_index
+from sightline.index.rebuild import build_indexes
 from sightline.index.record import IndexRecord, record_of
 from sightline.storage import record_files
 

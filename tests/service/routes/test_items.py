@@ -206,6 +206,18 @@ def test_what_is_refused_leaves_no_trace(live: Service, fields: dict[str, Any], 
     assert live.get("/v1/items/one").status_code == 404
 
 
+def test_letters_that_no_file_can_hold(live: Service) -> None:
+    body = b'{"image": "%s", "uri": "a\\ud800b", "captions": ["c\\udfff d"], "metadata": {"\\u0000": "\\u0000"}}'
+    answer = live.request(
+        "PUT", "/v1/items/one", content=body % _base64("red").encode(), headers={"content-type": "application/json"}
+    )
+    if answer.status_code == 201:
+        item = live.get("/v1/items/one").json()["item"]
+        assert "\ud800" not in item["uri"] and item["metadata"] == {"\x00": "\x00"}
+    else:
+        assert answer.status_code in (400, 422)
+
+
 def test_captions_without_a_picture_are_refused(live: Service) -> None:
     answer = live.request("PUT", "/v1/items/one", json={"captions": ["words alone"]})
     assert (answer.status_code, answer.json()["detail"]) == (422, "'image' is missing; add it.")
