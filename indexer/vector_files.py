@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ import pyarrow as pa
 from sightline.errors import SourceError
 
 Vectors = npt.NDArray[np.float32]
+
+_HEADER_ERRORS = (
+    OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, RecursionError, TypeError, LookupError,
+    OverflowError,
+)  # fmt: skip
+"""What numpy lets out of a damaged header, which it reads as a Python literal."""
 
 
 class VectorFile:
@@ -29,7 +36,7 @@ class VectorFile:
                 shape, fortran, dtype = read_header(file)
                 self._start = file.tell()
                 num_bytes = path.stat().st_size - self._start
-        except (OSError, ValueError, EOFError, SyntaxError, RecursionError, TypeError) as error:
+        except _HEADER_ERRORS as error:
             raise SourceError(
                 f"{path} is not a .npy matrix that can be read; write it again with numpy.save."
             ) from error

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from indexer.vector_files import Rows, VectorFile, Vectors, column_dim, column_vectors
 from sightline.errors import SourceError
 from sightline.sources.description import json_like
+from sightline.sources.parquet_table import column_values
 
 BLOCK_ROWS = 1024
 IMAGE_VECTOR_COLUMNS = ("embedding", "image_embedding", "vector")
@@ -266,8 +267,18 @@ def _row_blocks(path: Path) -> Iterator[list[dict[str, Any]]]:
 def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """What a batch says of each picture beside its vectors, as JSON has it."""
     names = [name for name in batch.schema.names if not _holds_vectors(batch.schema.field(name).type)]
-    rows = batch.select(names).to_pylist()
-    return [{name: value for name, cell in row.items() if (value := json_like(cell)) is not None} for row in rows]
+    try:
+        columns = [column_values(batch.column(name)) for name in names]
+    except _PARQUET_ERRORS as error:
+        raise SourceError(
+            "A table holds text that is not UTF-8, or times beyond the calendar; write it anew."
+        ) from error
+    rows: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
+    for name, cells in zip(names, columns, strict=True):
+        for row, cell in zip(rows, cells, strict=True):
+            if (value := json_like(cell)) is not None:
+                row[name] = value
+    return rows
 
 
 def _holds_vectors(kind: pa.DataType) -> bool:

@@ -22,7 +22,11 @@ _BROKEN = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 class ParquetTable:
     """Rows of a Parquet file, streamed; a row's position is its number. Rows of a row group that cannot be decoded are
-    rejected one by one, so that the counts are those of the footer."""
+    rejected one by one, so that the counts are those of the footer.
+
+    Memory holds 16 pictures and the pages they lie in. How large a page is, its writer decided: pyarrow writes up to
+    1,024 rows into one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,7 +88,7 @@ class ParquetTable:
 
     def _records(self, place: TablePlace, batch: pa.RecordBatch, first: int) -> Iterator[Record | Rejected]:
         try:
-            cells = {name: _values(batch.column(name)) for name in batch.schema.names}
+            cells = {name: column_values(batch.column(name)) for name in batch.schema.names}
         except _BROKEN:  # text that is not UTF-8, times beyond the calendar
             yield from (_broken(place, first + row) for row in range(batch.num_rows))
             return
@@ -109,7 +113,8 @@ def _broken(place: TablePlace, row: int) -> Rejected:
     return Rejected(f"{place.name}:{row + 1}", "failed", "broken_table", "this part of the table cannot be decoded")
 
 
-def _values(column: pa.Array) -> list[Any]:
+def column_values(column: pa.Array) -> list[Any]:
+    """The cells of a column as Python has them. Raises ArrowException or ValueError, for text that is not UTF-8 say."""
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False)  # Python's times have no nanoseconds
     values: list[Any] = column.to_pylist()
