@@ -167,6 +167,7 @@ def test_killed_while_writing_and_compacting(collection: Path, tmp_path: Path) -
     log, draw = tmp_path / "log", random.Random(7)
     writers = [Writer("a", 1), Writer("b", 2)]
     reader = Reader()
+    runs = [*(writer.run for writer in writers), reader.run]
     num_in_compaction = 0
     for kill in range(NUM_KILLS):
         with serving(photos, log, "live_compact_changes=8") as (url, process):
@@ -174,7 +175,7 @@ def test_killed_while_writing_and_compacting(collection: Path, tmp_path: Path) -
                 for writer in writers:
                     writer.check(client)
             end = threading.Event()
-            threads = [threading.Thread(target=one.run, args=[url, end]) for one in (*writers, reader)]
+            threads = [threading.Thread(target=run, args=[url, end]) for run in runs]
             for thread in threads:
                 thread.start()
             time.sleep(draw.random() ** 2 * _SECONDS)
@@ -185,8 +186,8 @@ def test_killed_while_writing_and_compacting(collection: Path, tmp_path: Path) -
             for thread in threads:
                 thread.join(30)
         verify_collection(photos)
-        for one in (*writers, reader):
-            assert one.problems == [], f"kill {kill}: {one.problems[:3]}"
+        problems = [*reader.problems, *(problem for writer in writers for problem in writer.problems)]
+        assert problems == [], f"kill {kill}: {problems[:3]}"
     with serving(photos, log) as (url, _), httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
         for writer in writers:
             writer.check(client)

@@ -28,7 +28,7 @@ from tests.service.routes.test_items import found, put
 NAMES = tuple(COLOURS)
 
 
-def unit(seed: int, rows: int) -> np.ndarray[Any, np.dtype[np.float16]]:
+def unit(seed: int, rows: int) -> Any:
     vectors = np.random.default_rng(seed).standard_normal((rows, DIM))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 

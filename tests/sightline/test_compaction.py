@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from sightline.collection import Generation, current_name, open_collection, verify_collection
+from sightline.collection import Generation, GenerationWriter, current_name, open_collection, verify_collection
 from sightline.collection.compaction import compact_collection, live_sequences, remove_compacted
 from sightline.collection.live_log import LiveChange, LiveLog, open_live_log
 from sightline.errors import FileChanged, LiveChangesMissing, StorageError
@@ -33,7 +35,7 @@ def log(photos: Path) -> LiveLog:
     return made
 
 
-def unit(seed: int, rows: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+def unit(seed: int, rows: int) -> Any:
     vectors = np.random.default_rng(seed).standard_normal((rows, DIM))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
@@ -171,18 +173,18 @@ def test_all_deleted(photos: Path, log: LiveLog) -> None:
 
 
 def test_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sightline.collection.writer as writer
-
-    monkeypatch.setattr(writer.GenerationWriter.__init__, "__kwdefaults__", {
-        **writer.GenerationWriter.__init__.__kwdefaults__, "rows_per_shard": 3,
-    })  # fmt: skip
+    small = functools.partial(GenerationWriter, rows_per_shard=3)
+    monkeypatch.setattr("sightline.collection.compaction.GenerationWriter", small)
+    monkeypatch.setattr("tests.fakes.GenerationWriter", small)
     path = tmp_path / "photos"
     before = contents(build_fake_collection(path, COLOURS * 2, captions_per_item=3))
     log = open_live_log(path, writable=True)
     assert log is not None
     log.append([delete("003-yellow"), put("new")])
     compact_collection(path, log)
-    after = contents(verify_collection(path))
+    generation = verify_collection(path)
+    assert generation.manifest.num_shards == 3
+    after = contents(generation)
     assert {name: after[name] for name in after if name != "new"} == {
         name: before[name] for name in before if name != "003-yellow"
     }
