@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer.encoding import CHUNK_INPUTS
-from indexer.indexing import IndexOptions, build_indexes
 from indexer.job import Building, Job, building_locked, now
 from indexer.ledger import too_many_failures
 from indexer.pipeline import SEGMENT_SECONDS, Pipeline, PipelineOptions
@@ -28,6 +27,7 @@ from sightline.sources import Source
 from sightline.texts import TextLimits
 
 if TYPE_CHECKING:
+    from indexer.indexing import IndexOptions
     from sightline.encoder import Encoder
 
 NEAR_DUPLICATE_COSINE = 0.96
@@ -38,8 +38,8 @@ class BuildOptions:
     """``thumbnail_px`` is the longer side of thumbnails (0: none); ``max_error_rate`` a share of pictures, 0 to 1;
     ``near_duplicates`` the cosine from which a picture is noted as nearly the same as an earlier one (0: never).
 
-    ``index`` says how it will be searched. It, the numbers of threads, ``segment_seconds`` and ``max_error_rate`` do
-    not change what is encoded; the others do.
+    ``index`` says how it will be searched (None: as ``auto`` does). It, the numbers of threads, ``segment_seconds`` and
+    ``max_error_rate`` do not change what is encoded; the others do.
     """
 
     batch_size: int = 32
@@ -52,7 +52,7 @@ class BuildOptions:
     segment_seconds: float = SEGMENT_SECONDS
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     text_limits: TextLimits = field(default_factory=TextLimits)
-    index: IndexOptions = field(default_factory=IndexOptions)
+    index: IndexOptions | None = None
 
     def result_options(self) -> dict[str, Any]:
         """What the bytes of the result depend on, as the job notes it."""
@@ -178,7 +178,7 @@ def encode_shard(
 
 
 def publish_collection(
-    out: Path, max_error_rate: float, index: IndexOptions, say: Callable[[str], None] = lambda line: None
+    out: Path, max_error_rate: float, index: IndexOptions | None = None, say: Callable[[str], None] = lambda line: None
 ) -> tuple[CollectionManifest, TooManyFailures | None]:
     """Publish an unfinished build whose chunks are all done. Raises SourceError when there is none or chunks lack."""
     missing = SourceError(f"{out} has no unfinished build; start one with `sightline index build --out {out}`.")
@@ -215,9 +215,17 @@ def make_job(
     )
 
 
-def index_builder(job: Job, options: IndexOptions, say: Callable[[str], None]) -> Callable[[Path], dict[str, Any]]:
+def index_builder(
+    job: Job, options: IndexOptions | None, say: Callable[[str], None]
+) -> Callable[[Path], dict[str, Any]]:
     """What builds the index of a job's generation."""
-    return lambda directory: build_indexes(directory, job.encoder.dim, options, say)
+
+    def build_index(directory: Path) -> dict[str, Any]:
+        from indexer.indexing import IndexOptions, build_indexes  # heavy, and not needed before publication
+
+        return build_indexes(directory, job.encoder.dim, options or IndexOptions(), say)
+
+    return build_index
 
 
 def _spans_of(store: SegmentStore, shard: Shard) -> Iterator[Span]:

@@ -1,8 +1,8 @@
 """Encoding under Ray: a task is "encode chunk k", and what it writes are the segments that a local run would write.
 
 Nothing but the numbers of chunks travels through Ray: pictures are read, and segments written, by the workers, in
-folders that all machines share under the same paths. A worker that is killed is started again by Ray, and its chunk
-goes on behind the segments that it had committed.
+folders that all machines share under the same paths. A worker that is killed is replaced, and its chunk goes on behind
+the segments that it had committed.
 """
 
 from __future__ import annotations
@@ -116,10 +116,12 @@ class _Cluster:
     def __init__(self, ray: Any, work: ChunkWork, options: RayOptions) -> None:
         self._ray = ray
         self._options = options
-        actor = ray.remote(
-            num_cpus=options.worker_cpus, num_gpus=options.worker_gpus, max_restarts=-1, max_task_retries=0
-        )(ChunkWorker)
-        self.workers = [actor.remote(work) for _ in range(options.num_workers or _fitting(ray, options))]
+        self._work = work
+        # no restarts by Ray: while it restarts a worker, calls fail that were never made
+        self._actor = ray.remote(num_cpus=options.worker_cpus, num_gpus=options.worker_gpus, max_restarts=0)(
+            ChunkWorker
+        )
+        self.workers = [self._actor.remote(work) for _ in range(options.num_workers or _fitting(ray, options))]
         self._running: dict[Any, tuple[Any, int]] = {}
         self._attempts: dict[int, int] = {}
         self._ended = False
@@ -156,6 +158,13 @@ class _Cluster:
         self._attempts[chunk] = self._attempts.get(chunk, 0) + 1
         self._running[worker.encode.remote(chunk)] = worker, chunk
 
+    def _replaced(self, worker: Any) -> Any:
+        """A new worker in the place of one that is gone, or that cannot be reached."""
+        self._ray.kill(worker)
+        place = next(number for number, one in enumerate(self.workers) if one is worker)
+        self.workers[place] = self._actor.remote(self._work)
+        return self.workers[place]
+
     def _finished(self, task: Any, worker: Any, chunk: int, progress: Progress, advance: Callable[[int], None]) -> bool:
         """Whether the worker is free again; else it has begun the chunk again."""
         try:
@@ -169,7 +178,7 @@ class _Cluster:
                     f"Chunk {chunk} has ended its worker {self._attempts[chunk]} times; see the worker's log, and "
                     "whether its machine has enough memory."
                 ) from error
-            self._begin(worker, chunk)
+            self._begin(self._replaced(worker), chunk)
             return False
         self._ended = self._ended or ended
         advance(stop - chunk * progress.chunk_inputs if not ended else 0)

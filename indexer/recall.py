@@ -8,12 +8,13 @@ next to nothing; it is measured all the same, so that every manifest carries the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sightline.index import VectorIndex
+if TYPE_CHECKING:
+    from sightline.index import VectorIndex
 
 MAX_SAMPLE_ROWS = 8192
 _NUM_QUERIES = 256
@@ -28,6 +29,8 @@ def measure_recall(sample: Sequence[tuple[Vector, Vector | None]]) -> dict[str, 
     Returns ``{"recall_at_10": {"image_queries": …, "text_queries": …}, "recall_sample_rows": …}``; text queries are
     None when nothing has a caption.
     """
+    from sightline.index import VectorIndex  # heavy, and not needed by whoever only collects a sample
+
     images = np.stack([image for image, _ in sample])  # [N, D]
     texts = [text for _, text in sample if text is not None][:_NUM_QUERIES]
     index = VectorIndex(images.astype(np.float16))
