@@ -52,7 +52,7 @@ class ClipWorld:
         images, texts = self.real_images - self._image_mean, self.real_texts - self._text_mean  # [n, D]
         covariance = _shrunk_covariance(images)
         kernel = images @ images.T  # [n, n]: the dual form, for there are fewer points than dimensions
-        weight = ridge * np.trace(kernel) / 10 * count
+        weight = ridge * np.trace(kernel) / 10
         self._follows: Matrix = images.T @ np.linalg.solve(kernel + weight * np.eye(count), texts)  # [D, D]
         left = _shrunk_covariance(texts) - self._follows.T @ covariance @ self._follows
         self._image_root, self._text_root = _root(covariance).astype(np.float32), _root(left)

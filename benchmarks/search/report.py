@@ -40,7 +40,7 @@ def _predictions(figures: Sequence[Figures]) -> list[Bar]:
             "latency": (entry.predicted["latency_ms"], entry.times.single_p50_ms),
             "memory": (entry.predicted["memory_bytes"], float(entry.memory_bytes)),
         }
-        if entry.predicted["build_seconds"] >= 1 or entry.build_seconds >= 2:
+        if entry.predicted["build_seconds"] >= 1:
             pairs["build time"] = (entry.predicted["build_seconds"], entry.build_seconds)
         for what, (said, was) in pairs.items():
             factor = max(said, was) / max(min(said, was), 1e-9)

@@ -154,6 +154,29 @@ def test_the_index_of_other_vectors_is_refused(tmp_path: Path, tuned: Path) -> N
         record_of(index, "images")
 
 
+def test_plans_for_a_gpu_work_without_one(tmp_path: Path) -> None:
+    path = collection(tmp_path / "photos")
+    optimise(path, IndexOptions(plan="gpu-ivf"))
+    optimise(path, IndexOptions(plan="gpu-exact"))
+    lists, exact = (open_index(open_collection(path, name), "images") for name in ("gen-000002", "gen-000003"))
+    assert not lists.capabilities.exact and exact.capabilities.exact
+    query = unit(1, 4)
+    allowed = np.arange(ROWS) % 7 == 0
+    np.testing.assert_array_equal(lists.search(query, 5, allowed).rows, exact.search(query, 5, allowed).rows)
+
+
+def test_a_gpu_without_room_leaves_it_to_the_cpu(tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("out of memory")
+
+    generation = open_collection(tuned)
+    images = {**generation.manifest.index["images"], "plan": "gpu-ivf"}
+    generation.manifest = generation.manifest.model_copy(update={"index": {"images": images}})
+    monkeypatch.setattr("sightline.index.opening.has_faiss_gpu", lambda: True)
+    monkeypatch.setattr("sightline.index.opening.GpuLists", refuse)
+    assert type(open_index(generation, "images")) is ApproximateIndex
+
+
 def test_lists_on_disk_are_mapped_and_answer_alike(tmp_path: Path) -> None:
     path = collection(tmp_path / "photos")
     assert record_of(optimise(path, IndexOptions(plan="ivf-disk")).index, "images").plan == "ivf-disk"
