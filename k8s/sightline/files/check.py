@@ -38,9 +38,9 @@ def main():
         status, answer = ask(*search, key=key)
         if status != 200 or "results" not in answer:
             sys.exit(f"a search gets {status}, not results: is the key in tests.keySecret among the service's?")
-    sys.stdout.write(
-        "ready, searched\n" if key or not needs_key else "ready; no search, for tests.keySecret is empty\n"
-    )
+        sys.stdout.write("ready, and a search was answered\n")
+    else:
+        sys.stdout.write("ready; there was no search, for tests.keySecret is empty\n")
 
 
 main()
