@@ -40,6 +40,7 @@ _NAMED: dict[str, dict[str, Any]] = {
 _AT: dict[str, dict[str, Any]] = {
     "collection.source": {"enum": ["pvc", "copy", "image", "demo"]},
     "collection.path": {"type": "string", "pattern": "^[^/]*(/[^/]+)*$"},
+    "indexer.mode": {"enum": ["build", "sync"]},
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "image.tag": {"type": "string", "pattern": "^[A-Za-z0-9_.-]*$", "not": {"const": "latest"}},
 }

@@ -102,6 +102,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("collection.copy.volume", {"collection": {"source": "copy"}}),
     ("collection.copy.image", {"collection": {"source": "copy", "copy": {"command": ["fetch"]}}}),
     ("encoder.spec", {"indexer": {"enabled": True}}),
+    ("indexer.shards=1", {"indexer": {"enabled": True, "mode": "sync", "shards": 2}, "encoder": {"spec": "e"}}),
     ("indexer.sourceVolume", {"indexer": {"enabled": True}, "encoder": {"spec": "/encoder/e"}}),
     ("trainer.dataVolume", {"trainer": {"enabled": True}}),
     ("raise it", {"server": {"terminationGracePeriodSeconds": 20}}),

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from tests.k8s.chart import (
     pods,
     read_yaml,
 )
+from tests.k8s.queries import known_series, series_in
 
 needs_validator = pytest.mark.skipif(
     importlib.util.find_spec("kubernetes_validate") is None, reason=f"kubernetes-validate is {HOW}"
@@ -230,11 +232,8 @@ def test_every_command_line_exists() -> None:
     root = typer.main.get_command(build_app())
     seen = set()
     for name, one in everything():
-        for pod in pods([one]):
-            for container in pod.containers:
-                words = _command_line(container)
-                if not words:
-                    continue
+        for container in (container for pod in pods([one]) for container in pod.containers):
+            for words in _command_lines(container):
                 command: Any = root
                 while words and words[0] in getattr(command, "commands", {}):
                     seen.add(words[0])
@@ -242,16 +241,22 @@ def test_every_command_line_exists() -> None:
                 known = {option for parameter in command.params for option in parameter.opts}
                 options = {word.partition("=")[0] for word in words if word.startswith("--")}
                 assert not options - known, (name, options - known)
-    assert {"serve", "index", "build", "publish", "verify", "train", "world"} <= seen
+                needed = [one for one in command.params if one.required and one.param_type_name == "option"]
+                assert all(set(one.opts) & options for one in needed), (name, words)
+    assert {"serve", "index", "build", "sync", "publish", "verify", "train", "world"} <= seen
 
 
-def _command_line(container: dict[str, Any]) -> list[str]:
+def _command_lines(container: dict[str, Any]) -> list[list[str]]:
     """What follows `sightline`, in a shell's script too."""
     args = [str(word) for word in container.get("args", [])]
     if container["command"] == ["sightline"]:
-        return args or ["serve"]
-    found = re.search(r'sightline ((?:index )?\w+) "\$@"(.*)', "\n".join(container["command"]))
-    return [*found[1].split(), *args, *(["--out"] if "--out" in found[2] else [])] if found else []
+        return [args]
+    found = []
+    for line in re.findall(r"sightline ([^;\n]+)", "\n".join(container["command"][:3])):
+        words = shlex.split(line)
+        at = words.index("$@")
+        found.append([*words[:at], *args, *words[at + 1 :]])
+    return found
 
 
 def test_jobs_do_not_try_again_what_cannot_succeed() -> None:
@@ -279,6 +284,14 @@ def test_shards_cover_the_source_once() -> None:
     assert [one for one in container["env"] if one["name"] == "SHARD_INDEX"]
     out = [word for word in container["args"] if word.startswith("--out=")]
     assert out == [word for word in publish["spec"]["template"]["spec"]["containers"][0]["args"] if "--out=" in word]
+
+
+def test_the_autoscaler_asks_for_series_that_exist() -> None:
+    (scaler,) = of_kind(manifests_of("gpu-keda.yaml"), "ScaledObject")
+    (trigger,) = scaler["spec"]["triggers"]
+    assert series_in(trigger["metadata"]["query"]) == {"sightline_queue_oldest_seconds"} <= known_series()
+    threshold, refused_at = float(trigger["metadata"]["threshold"]), Settings().max_queue_seconds
+    assert threshold < refused_at, "it adds pods before requests are refused"
 
 
 def test_the_autoscaler_and_the_deployment_do_not_fight() -> None:
