@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 
 from service.edge.problems import problem_kinds
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import Settings, load_settings
 from sightline.command.root import build_app
 from tests.e2e.running import serving
 from tests.pictures import encoded, textured
@@ -101,14 +102,96 @@ def test_the_python_of_the_guide(reader: Reader) -> None:
     assert reader.shell("python guide.py") == "2 32\n"
 
 
+def test_the_curl_commands_of_the_client_page(reader: Reader) -> None:
+    (script,) = blocks(DOCS / "clients.md", "bash")
+    answers = json_values(reader.shell(script))
+    assert [len(answer["results"]) for answer in answers[:4]] == [3, 2, 3, 2]
+    assert "max_text_chars" in json.dumps(answers[-1])
+
+
+def json_values(text: str) -> list[Any]:
+    """JSON documents one after the other."""
+    found, at = [], 0
+    while at < len(text):
+        value, at = json.JSONDecoder().raw_decode(text, at)
+        found.append(value)
+        at += len(text[at:]) - len(text[at:].lstrip())
+    return found
+
+
+def test_the_python_of_the_client_page(reader: Reader) -> None:
+    search, vectors = blocks(DOCS / "clients.md", "python")
+    (reader.home / "search.py").write_text(search.replace(ADDRESS, reader.url))
+    (reader.home / "vectors.py").write_text(vectors.replace(ADDRESS, reader.url))
+    lines = reader.shell("python search.py").splitlines()
+    assert len(lines) == 5
+    assert lines[-1] in ("a dog", "a cat")
+    assert reader.shell("python vectors.py") == "2 True\n"
+
+
+def test_the_javascript_of_the_client_page(reader: Reader) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    (block,) = blocks(DOCS / "clients.md", "javascript")
+    (reader.home / "clients.mjs").write_text(block.replace(ADDRESS, reader.url))
+    lines = reader.shell("node clients.mjs").splitlines()
+    assert lines[3:] == ["2 similar", "invalid_text"]
+
+
+def test_the_backup_and_the_rollback_of_the_upgrade_page(reader: Reader) -> None:
+    backup, rollback = blocks(DOCS / "upgrade.md", "bash")
+    if shutil.which("rsync") is None:
+        backup = backup.replace("rsync -a --exclude CURRENT --exclude 'live.db*'", "cp -R").replace("rsync -a", "cp")
+        backup = backup.replace("photos/ ", "photos/. ")
+    reader.shell(backup)
+    shutil.copytree(reader.home / "photos", reader.home / "rolled" / "photos")
+    reader.shell(f"cd rolled\n{rollback}")
+    assert (reader.home / "rolled" / "photos" / "CURRENT").read_text() == "gen-000001\n"
+
+
+def test_the_override_of_the_install_page_keeps_to_what_it_overrides() -> None:
+    import yaml
+
+    (block,) = blocks(DOCS / "install.md", "yaml")
+    override, base = yaml.safe_load(block), yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert set(override) == {"services", "secrets"}
+    for name, service in override["services"].items():
+        assert name in base["services"]
+        assert set(service["secrets"]) == set(override["secrets"])
+        load_settings(environ=service["environment"])
+
+
+def test_what_the_install_page_says_of_images_is_so() -> None:
+    page, dockerfile = (DOCS / "install.md").read_text(), (ROOT / "Dockerfile").read_text()
+    for target in re.findall(r"--target ([a-z]+)", page):
+        assert f" AS {target}\n" in dockerfile
+    for argument in re.findall(r"^ARG ([A-Z_]+)=", dockerfile, re.MULTILINE):
+        assert f"`{argument}`" in page, argument
+
+
+def test_every_command_of_the_capacity_page_is_one(reader: Reader) -> None:
+    page = (DOCS / "capacity.md").read_text()
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for target in re.findall(r"`make ([a-z-]+)`", page):
+        assert target in targets
+    for module in set(re.findall(r"python -m (benchmarks[a-z.]*)", page)):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+    for test in re.findall(r"tests/[a-z_/]+\.py", page):
+        assert (ROOT / test).is_file(), test
+
+
 def test_the_commands_of_the_readme(reader: Reader, tmp_path: Path) -> None:
-    demo, own = blocks(ROOT / "README.md", "bash")
+    demo, own, anywhere = blocks(ROOT / "README.md", "bash")
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert [line.split()[:2] for line in demo.splitlines()] == [["make", "demo"], ["make", "test"]]
     assert {"demo", "test", "check"} <= set(targets)
     build, serve = own.splitlines()
     reader.shell(build.replace("--out photos", f"--out {tmp_path}/photos"))
     assert serve == "sightline serve --collection photos"
+    compose, doctor = anywhere.splitlines()
+    assert compose.startswith("docker compose up ")
+    assert "Nothing is wrong" in reader.shell(doctor)
 
 
 def test_the_recipe_in_the_docs_is_valid() -> None:
@@ -157,7 +240,11 @@ def test_every_error_is_documented() -> None:
             assert f"| `{kind.code}` |" in page, kind
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))],
+    ids=lambda page: page.name,
+)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
