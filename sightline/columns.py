@@ -48,6 +48,13 @@ class Column:
         elif isinstance(value, int):
             self._large.append((row, value))
 
+    def values(self) -> list[str | int | float | bool]:
+        """Every value of every row, in no order that means anything."""
+        strings = list(self._dictionary)
+        large = [number for _, number in self._large]
+        truths = [truth for truth in (False, True) for _ in self._bool_rows[truth]]
+        return [*(strings[code] for code in self._codes), *self._numbers, *large, *truths]
+
     def equal_to(self, wanted: Collection[str | int | float | bool], num_rows: int) -> Mask:
         """bool ``[N]``: rows with a value equal to one of these; true is not 1."""
         mask = np.zeros(num_rows, dtype=np.bool_)  # [N]
@@ -127,6 +134,11 @@ class MetadataColumns:
     def from_json(cls, texts: Iterable[str]) -> MetadataColumns:
         """From one JSON object a row."""
         return cls(_EMPTY_ROW if text == "{}" else json.loads(text) for text in texts)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that any row has a value at."""
+        return list(self._columns)
 
     def column(self, key: str) -> Column:
         """The values at a key; an empty column where no row has it."""

@@ -10,7 +10,6 @@ is the path into nested objects and lists.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +18,62 @@ import numpy as np
 from sightline.columns import Mask, MetadataColumns
 from sightline.errors import QueryError
 
-Clause = Callable[[MetadataColumns], Mask]
-"""Columns to bool ``[N]``, an array of its own: which rows fulfil the clause."""
+Scalar = str | int | float | bool
 
-_COMPARE = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+COMPARE = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 MAX_CONDITIONS = 64
 """In one filter, groups within groups counted too: each is a look at every row."""
 MAX_VALUES = 10_000
 """In one ``any``."""
 _MAX_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A row has one of these values at the key."""
+
+    key: str
+    values: tuple[Scalar, ...]
+
+    def rows(self, columns: MetadataColumns) -> Mask:
+        """bool ``[N]``, an array of its own: which rows fulfil the clause."""
+        return columns.column(self.key).equal_to(self.values, columns.num_rows)
+
+
+@dataclass(frozen=True)
+class Within:
+    """A row has a number at the key for which every comparison holds; ``bounds`` are (gt, gte, lt or lte, bound)."""
+
+    key: str
+    bounds: tuple[tuple[str, int | float], ...]
+
+    def rows(self, columns: MetadataColumns) -> Mask:
+        """bool ``[N]``, an array of its own: which rows fulfil the clause."""
+        bounds = [(COMPARE[name], bound) for name, bound in self.bounds]
+        return columns.column(self.key).within(bounds, columns.num_rows)
+
+
+@dataclass(frozen=True)
+class Group:
+    """All of ``must`` hold, one of ``should`` where there are any, none of ``must_not``."""
+
+    must: tuple[Clause, ...]
+    should: tuple[Clause, ...]
+    must_not: tuple[Clause, ...]
+
+    def rows(self, columns: MetadataColumns) -> Mask:
+        """bool ``[N]``, an array of its own: which rows fulfil the clause."""
+        kept = np.ones(columns.num_rows, dtype=np.bool_)  # [N]
+        for part in self.must:
+            kept &= part.rows(columns)
+        if self.should:
+            kept &= np.logical_or.reduce([part.rows(columns) for part in self.should])
+        for part in self.must_not:
+            kept &= ~part.rows(columns)
+        return kept
+
+
+Clause = OneOf | Within | Group
 
 
 @dataclass(frozen=True)
@@ -38,7 +84,7 @@ class Filter:
 
     def mask(self, columns: MetadataColumns) -> Mask:
         """bool ``[N]``: which rows the filter keeps."""
-        return self.clause(columns)
+        return self.clause.rows(columns)
 
 
 def parse_filter(raw: object) -> Filter:
@@ -60,21 +106,10 @@ def _clause(raw: object, budget: list[int], depth: int) -> Clause:
     if depth:
         _spend(budget)
     must, should, must_not = (
-        [_clause(part, budget, depth + 1) for part in _list(raw.get(name, []), name)]
+        tuple(_clause(part, budget, depth + 1) for part in _list(raw.get(name, []), name))
         for name in ("must", "should", "must_not")
     )
-
-    def rows(columns: MetadataColumns) -> Mask:
-        kept = np.ones(columns.num_rows, dtype=np.bool_)  # [N]
-        for part in must:
-            kept &= part(columns)
-        if should:
-            kept &= np.logical_or.reduce([part(columns) for part in should])
-        for part in must_not:
-            kept &= ~part(columns)
-        return kept
-
-    return rows
+    return Group(must, should, must_not)
 
 
 def _spend(budget: list[int]) -> None:
@@ -100,20 +135,18 @@ def _condition(raw: dict[str, Any], budget: list[int]) -> Clause:
     wanted = [raw["match"]] if "match" in raw else _list(raw["any"], "any")
     if len(wanted) > MAX_VALUES:
         raise QueryError(f"An any of the filter has more than {MAX_VALUES:,} values.", limit_values=MAX_VALUES)
-    values = [_scalar(value) for value in wanted]
-    return lambda columns: columns.column(key).equal_to(values, columns.num_rows)
+    return OneOf(key, tuple(_scalar(value) for value in wanted))
 
 
-def _scalar(value: object) -> str | int | float | bool:
+def _scalar(value: object) -> Scalar:
     if isinstance(value, bool | int | float | str):
         return value
     raise QueryError("A filter compares with strings, numbers, true and false only.")
 
 
 def _in_range(key: str, raw: object) -> Clause:
-    if not isinstance(raw, dict) or not raw or set(raw) - set(_COMPARE):
+    if not isinstance(raw, dict) or not raw or set(raw) - set(COMPARE):
         raise QueryError('A range is an object with gt, gte, lt or lte, like {"gte": 2020}.')
     if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in raw.values()):
         raise QueryError("The bounds of a range are numbers.")
-    bounds = [(_COMPARE[name], bound) for name, bound in raw.items()]
-    return lambda columns: columns.column(key).within(bounds, columns.num_rows)
+    return Within(key, tuple(raw.items()))
