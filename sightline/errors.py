@@ -44,6 +44,8 @@ SightlineError
     │   ├── ShuttingDown           the process ends; another replica answers
     │   ├── OutOfMemory            no room for this item at this moment
     │   └── EncoderLost            the accelerator cannot be used again by this process
+    ├── MilvusFailed               a Milvus server refuses or fails
+    │   └── MilvusUnreachable      it does not answer, or does not let this process in
     ├── DeadlineExceeded           the caller's time is over
     └── EncodingFailed             the encoder failed on this item
 
@@ -241,6 +243,14 @@ class OutOfMemory(NotReady):
 
 class EncoderLost(NotReady):
     code = "encoder_lost"
+
+
+class MilvusFailed(ServiceError):
+    code = "milvus_failed"
+
+
+class MilvusUnreachable(MilvusFailed):
+    code = "milvus_unreachable"
 
 
 class DeadlineExceeded(ServiceError):

@@ -111,6 +111,10 @@ class Generation:
         item_id, uri, captions, width_px, height_px, metadata = (column[row].as_py() for column in self._item_columns)
         return Item(item_id, uri, tuple(captions), width_px, height_px, json.loads(metadata))
 
+    def samples(self) -> tuple[Item, Item]:
+        """Two of its pictures, far apart where it has more than one."""
+        return self.item(0), self.item(self.num_items - 1)
+
     def caption(self, row: int) -> tuple[str, int]:
         """The text of a caption row and the row of its picture."""
         return self._captions.column("caption")[row].as_py(), int(self._caption_items[row])
