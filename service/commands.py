@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", help="A TOML file with settings, such as: port = 8000.")
 ]
-CollectionOption = Annotated[Path | None, typer.Option(help="The collection to serve.")]
+CollectionOption = Annotated[
+    str | None, typer.Option(help="The collection to serve: a folder, or milvus://host:19530/NAME.")
+]
 EncoderOption = Annotated[str | None, typer.Option(help="The encoder, if it has moved since the collection was built.")]
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1, this machine only].")]
 PortOption = Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one [default: 8000].")]
@@ -61,10 +63,12 @@ def serve(
     from service.edge.listener import is_loopback
     from service.edge.logs import logging_to
     from service.settings import load_settings
+    from sightline.milvus.address import is_address
 
+    remote = collection is not None and is_address(collection)
     flags = {
-        "collection": collection, "encoder": encoder, "host": host, "port": port, "device": device,
-        "precision": precision, "accept_licence": accept_licence,
+        "milvus" if remote else "collection": collection, "encoder": encoder, "host": host, "port": port,
+        "device": device, "precision": precision, "accept_licence": accept_licence,
     }  # fmt: skip
     settings = load_settings(flags | _pairs(other), os.environ, settings_file)
     console = Console(as_json=as_json)
@@ -131,7 +135,7 @@ def _facts(engine: Engine, url: str) -> dict[str, Any]:
 def _welcome(engine: Engine, url: str) -> str:
     """The address and commands that work as they are pasted: the picture they send is the collection's first."""
     generation = engine.snapshot.generation
-    first, last = generation.item(0), generation.item(generation.num_items - 1)
+    first, last = generation.samples()
     picture = f"curl -s {url}/v1/items/{quote(first.item_id, safe='')}/thumbnail"
     query = first.captions[0] if first.captions else "a dog on a beach"
     neighbours = "image-to-text" if generation.num_captions else "image-to-image"

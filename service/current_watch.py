@@ -10,10 +10,6 @@ from concurrent.futures import Future
 from service.edge.problems import ReloadRunning
 from service.served import Change, Served
 from service.threads import run_apart
-from sightline.collection import current_name, generation_directory
-from sightline.errors import SightlineError
-
-_State = tuple[str, int, int] | None
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +25,7 @@ class CurrentWatch:
         self._served = served
         self._interval_seconds = interval_seconds
         self._clock = clock
-        self._seen = self._state()
+        self._seen = served.state()
         self._looked = clock()
         self._change: Future[Change] | None = None
 
@@ -43,18 +39,8 @@ class CurrentWatch:
         if self._change is not None and isinstance(self._change.exception(), ReloadRunning):
             self._seen = None  # it was somebody else's turn: ask again
         self._change = None
-        state = self._state()
+        state = self._served.state()
         if state is not None and state != self._seen:
             self._seen = state
             logger.info("CURRENT names %s; loading it.", state[0])
             self._change = run_apart(self._served.reload, "reload")
-
-    def _state(self) -> _State:
-        """What ``CURRENT`` names and which manifest that is; None while it cannot be read."""
-        try:
-            name = current_name(self._served.collection)
-            manifest = generation_directory(self._served.collection, name) / "manifest.json"
-            found = manifest.stat()
-        except (OSError, SightlineError):
-            return None
-        return name, found.st_ino, found.st_mtime_ns

@@ -38,6 +38,7 @@ from service.label_sets import read_label_sets
 from service.live import Live
 from service.live_items import LiveItems
 from service.metrics import Metrics
+from service.milvus import NUM_SEARCH_THREADS, MilvusCompactor, MilvusLive, MilvusServed, MilvusSnapshot
 from service.searching import Search, Searcher
 from service.served import Served
 from service.settings import Settings
@@ -83,7 +84,8 @@ class Engine:
         self.draining = False
         self._warm = False
         self.decoder = DecodePool(encoder.preprocess, settings.image_limits, settings.max_inflight_pixels, metrics)
-        self._searcher = Searcher(metrics)
+        remote = isinstance(snapshot, MilvusSnapshot)
+        self._searcher = Searcher(metrics, num_threads=NUM_SEARCH_THREADS if remote else 2)
         self._limits = BatcherLimits(
             max_batch={Modality.TEXT: settings.max_batch_texts, Modality.IMAGE: settings.max_batch_images},
             capacity_units=settings.max_queue_units,
@@ -113,15 +115,17 @@ class Engine:
             self.batcher, self.identity.pixels, metrics, units=self._limits.units,
             interval_seconds=settings.canary_interval_seconds,
         )  # fmt: skip
-        self.live = live or open_live(
-            snapshot.generation.directory.parent, self.identity.fingerprint, settings, metrics
+        self.live = live or (
+            MilvusLive(metrics, writes=settings.live_writes)
+            if remote
+            else open_live(snapshot.generation.directory.parent, self.identity.fingerprint, settings, metrics)
         )
-        self.served = Served(
+        self.served = (MilvusServed if remote else Served)(
             snapshot, dim=self.identity.dim, metrics=metrics, verify=settings.verify, prove=self.canary.prove,
             live=self.live,
         )  # fmt: skip
         self.items = LiveItems(self.live, self.embed, self.decoder, self.identity.fingerprint, settings.text_limits)
-        self.compactor = Compactor(self.served, self.live, settings, metrics)
+        self.compactor = (MilvusCompactor if remote else Compactor)(self.served, self.live, settings, metrics)
         self._supervisor = Supervisor(
             {
                 "look after the encoder": self.batcher.supervise,
@@ -244,6 +248,10 @@ class Engine:
     async def embed(self, inputs: Sequence[Input], context: RequestContext) -> Vectors:
         """Texts and pictures, mixed → float32 ``[B, D]``, unit length, in order. Raises the first item's error."""
         return await self._embedder.embed(inputs, context)
+
+    async def row_of(self, snapshot: Snapshot, item_id: str) -> int:
+        """The row of an item id, off the event loop where it must be asked for over a network. Raises NotFound."""
+        return snapshot.row_of(item_id) if snapshot.local else await self.offload(snapshot.row_of, item_id)
 
     async def offload(self, function: Callable[..., T], *arguments: object) -> T:
         """Run something blocking and short (parsing, serialising) off the event loop."""

@@ -41,6 +41,10 @@ from sightline.errors import MemoryShort, ShuttingDown, SightlineError, VectorsW
 logger = logging.getLogger(__name__)
 
 
+State = tuple[str, int, int] | None
+"""What is current, and two numbers that change when the same name comes to hold something else; None: not readable."""
+
+
 @dataclass(frozen=True)
 class Change:
     """What a reload did. ``changed`` is false when the generation that was asked for is the one that is served."""
@@ -84,7 +88,7 @@ class Served:
         self._closing = threading.Event()
         self._leaving: weakref.ref[Generation] | None = None
         self._live = live
-        _require_dim(snapshot, dim)
+        self._require_dim(snapshot)
         self.snapshot = snapshot
         if live is not None:
             live.bind(lambda: self.snapshot, self._set_snapshot)
@@ -104,6 +108,15 @@ class Served:
     def rollback(self) -> Change:
         """Serve the generation that was served before this one. Raises NothingBefore, and what ``reload`` raises."""
         return self._change(self._name_before)
+
+    def state(self) -> State:
+        """What ``CURRENT`` names and which manifest that is. To be called often."""
+        try:
+            name = current_name(self.collection)
+            found = (generation_directory(self.collection, name) / "manifest.json").stat()
+        except (OSError, SightlineError):
+            return None
+        return name, found.st_ino, found.st_mtime_ns
 
     def close(self) -> None:
         """Let no further change begin, and none that is under way be installed."""
@@ -164,7 +177,7 @@ class Served:
             raise _memory_short(needed_bytes=needed, free_bytes=free)
         generation = open_collection(self.collection, name, verify=self._verify)
         fresh = index_generation(generation, self.snapshot.encoder)
-        _require_dim(fresh, self._dim)
+        self._require_dim(fresh)
         if self._live is not None:
             self._live.prepare(fresh)
         self._prove()
@@ -201,6 +214,14 @@ class Served:
         if self._closing.is_set():
             raise ShuttingDown("The service is shutting down; its generation is not changed any more.")
 
+    def _require_dim(self, snapshot: Snapshot) -> None:
+        recorded = snapshot.generation.manifest.encoder.dim
+        if recorded != self._dim:
+            raise VectorsWrong(
+                f"The vectors of {snapshot.generation.directory} have {recorded} dimensions and the encoder's have "
+                f"{self._dim}; build the collection again."
+            )
+
     def _describe(self, fresh: Snapshot, old: Snapshot | None = None) -> None:
         """The metrics of what is served; the labels of what is not served any more vanish."""
         self._metrics.index_vectors.labels("image").set_function(lambda: self.snapshot.num_items)
@@ -210,15 +231,6 @@ class Served:
         info.labels(fresh.generation.generation, fresh.encoder).set(1)
         if old is not None and (old.generation.generation, old.encoder) != (fresh.generation.generation, fresh.encoder):
             info.remove(old.generation.generation, old.encoder)
-
-
-def _require_dim(snapshot: Snapshot, dim: int) -> None:
-    recorded = snapshot.generation.manifest.encoder.dim
-    if recorded != dim:
-        raise VectorsWrong(
-            f"The vectors of {snapshot.generation.directory} have {recorded} dimensions and the encoder's have {dim}; "
-            "build the collection again."
-        )
 
 
 def _memory_short(**numbers: int) -> MemoryShort:

@@ -17,7 +17,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -34,6 +33,7 @@ from service.encoding.workers import encoder_lost
 from service.engine import EncoderLike, Engine, open_live
 from service.live import Live
 from service.metrics import Metrics
+from service.milvus import open_milvus
 from service.settings import Settings
 from service.snapshot import index_generation
 from service.threads import run_apart
@@ -57,7 +57,7 @@ def serve(settings: Settings, announce: Callable[[Engine, str], None]) -> None:
     Raises SettingError (no collection, port in use, a broken file of keys, open to others without keys),
     DependencyMissing (tracing), EncoderMismatch, and what opening and loading raise.
     """
-    if settings.collection is None:
+    if settings.collection is None and settings.milvus is None:
         raise SettingError("No collection is named; give --collection or set SIGHTLINE_COLLECTION.")
     check_exposure(settings)
     gate = Gate(settings)
@@ -65,7 +65,7 @@ def serve(settings: Settings, announce: Callable[[Engine, str], None]) -> None:
     hung_up = _mind_signals()
     listener = bind(settings.host, settings.port)
     try:
-        engine = _open_engine(settings, settings.collection)
+        engine = _open_engine(settings)
         try:
             engine.start()
             url = url_of(settings.host, listener.getsockname()[1])
@@ -110,11 +110,17 @@ def _end_soon(exit_code: int) -> None:
     timer.start()
 
 
-def _open_engine(settings: Settings, collection: Path) -> Engine:
+def _open_engine(settings: Settings) -> Engine:
     """Apart from ``serve``, which lasts and would hold the first generation as long."""
-    generation = open_collection(collection, verify=settings.verify)
     metrics = Metrics(__version__)
-    live = open_live(collection, generation.manifest.encoder.fingerprint, settings, metrics)  # locked? said at once
+    if settings.collection is None:
+        remote = open_milvus(settings)
+        leave_cores_to_workers()
+        return build_engine(settings, remote, _load_encoder(settings, remote), metrics)
+    generation = open_collection(settings.collection, verify=settings.verify)
+    live = open_live(
+        settings.collection, generation.manifest.encoder.fingerprint, settings, metrics
+    )  # locked? said at once
     leave_cores_to_workers()
     return build_engine(settings, generation, _load_encoder(settings, generation), metrics, live)
 

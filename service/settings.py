@@ -67,6 +67,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     collection: Path | None = Field(default=None, description="The collection directory to serve.")
+    milvus: str | None = Field(
+        default=None, description="A collection in Milvus to serve instead, like milvus://host:19530/photos."
+    )
+    milvus_token_file: Path | None = Field(default=None, description="File with the token that Milvus asks for.")
     encoder: str | None = Field(default=None, description="Encoder spec; default: the one recorded in the collection.")
     accept_licence: str | None = Field(
         default=None, description="Accept non-commercial weights by naming their licence."
@@ -191,6 +195,8 @@ class Settings(BaseModel):
             raise ValueError("max_buffered_bytes is smaller than max_body_bytes")
         if self.max_connections <= self.max_inflight_requests:
             raise ValueError("max_connections is not larger than max_inflight_requests")
+        if self.collection is not None and self.milvus is not None:
+            raise ValueError("collection and milvus are two places")
         return self
 
     @property

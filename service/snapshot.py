@@ -19,6 +19,7 @@ from sightline.errors import QueryError, VectorsWrong
 from sightline.filters import Filter
 from sightline.index import Hits, Scores, SearchIndex
 from sightline.index.opening import Which, open_index, open_vectors
+from sightline.milvus import MilvusGeneration
 
 _STEP_ROWS = 65_536
 _NUM_PROBES = 8
@@ -37,6 +38,11 @@ class Snapshot:
     images: SearchIndex
     captions: SearchIndex
     live: LiveState | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether items are in memory; else reading one waits for a network."""
+        return True
 
     @property
     def num_items(self) -> int:
@@ -127,6 +133,10 @@ def index_generation(generation: Generation, fingerprint: str) -> Snapshot:
 
     Raises EncoderMismatch when another encoder than that of ``fingerprint`` made it, VectorsWrong or CollectionCorrupt.
     """
+    if isinstance(generation, MilvusGeneration):
+        from service.milvus import milvus_snapshot  # it is a snapshot too
+
+        return milvus_snapshot(generation, fingerprint)
     generation.require_encoder(fingerprint)
     generation.columns  # noqa: B018 - read now, not under the deadline of the first request with a filter
     return Snapshot(generation, _index(generation, "images"), _index(generation, "captions"))

@@ -37,7 +37,7 @@ def catalogue_router(engine: Engine) -> APIRouter:
         """An item's thumbnail, re-encoded as WebP when the collection was built; never the uploaded bytes."""
         for _ in range(2):  # a later change takes the thumbnail of the one before with it
             snapshot = engine.snapshot
-            row = snapshot.row_of(item_id)
+            row = await engine.row_of(snapshot, item_id)
             tag = f'"{snapshot.thumbnail_tag(row)}"'
             headers = {**_THUMBNAIL_HEADERS, "ETag": tag}
             if tag in request.headers.get("if-none-match", ""):
@@ -56,8 +56,9 @@ def catalogue_router(engine: Engine) -> APIRouter:
     async def item(request: Request, item_id: str) -> Response:
         """Captions, size and metadata of an item. Ids come from search results; percent-encode them in the path."""
         snapshot = engine.snapshot
-        row = snapshot.row_of(item_id)
-        payload = {"item": item_details(snapshot.item(row)), **envelope(snapshot)}
+        row = await engine.row_of(snapshot, item_id)
+        item = snapshot.item(row) if snapshot.local else await engine.offload(snapshot.item, row)
+        payload = {"item": item_details(item), **envelope(snapshot)}
         return await reply(engine, payload, 1, context_of(request))
 
     @router.get(

@@ -16,7 +16,9 @@ from service.metrics import Metrics
 from service.settings import Settings, load_settings
 from service.snapshot import index_generation
 from sightline.collection import Generation
+from sightline.milvus import MilvusGeneration
 from tests.fakes import FakeEncoder, build_fake_collection
+from tests.milvus import pushed
 
 
 class Service:
@@ -55,19 +57,53 @@ class Service:
 MakeService = Callable[..., Service]
 
 
+SEARCH_TESTS = ("test_search_routes", "test_filtered_search", "test_clip_retrieval_dialect")
+"""Modules whose tests run on every backend, unchanged."""
+BACKENDS = ("disk", "milvus")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the tests of searching a backend each."""
+    if metafunc.module.__name__.rpartition(".")[2] in SEARCH_TESTS and "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", BACKENDS, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
+def backend(request: pytest.FixtureRequest) -> str:
+    """Where collections are searched: on the disk that they were built on, or pushed into Milvus."""
+    return str(getattr(request, "param", "disk"))
+
+
+@pytest.fixture(scope="session")
+def place(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Generation], Generation]]:
+    """A collection as the backend has it."""
+    made: list[MilvusGeneration] = []
+
+    def push(built: Generation) -> Generation:
+        if backend == "disk":
+            return built
+        made.append(pushed(built, tmp_path_factory.mktemp("milvus")))
+        return made[-1]
+
+    yield push
+    for one in made:
+        one.server.close()
+
+
+@pytest.fixture(scope="session")
+def generation(tmp_path_factory: pytest.TempPathFactory, place: Callable[[Generation], Generation]) -> Generation:
     """Eight flat pictures with one caption each, in a collection called photos."""
-    return build_fake_collection(tmp_path_factory.mktemp("collections") / "photos")
+    return place(build_fake_collection(tmp_path_factory.mktemp("collections") / "photos"))
 
 
 @pytest.fixture
-def make_service(generation: Generation) -> Iterator[MakeService]:
+def make_service(generation: Generation, place: Callable[[Generation], Generation]) -> Iterator[MakeService]:
     """Builds services with other settings, encoders or collections; closes them afterwards."""
     made: list[Service] = []
 
     def make(*, encoder: FakeEncoder | None = None, collection: Generation | None = None, **settings: Any) -> Service:
-        made.append(Service(encoder or FakeEncoder(), collection or generation, load_settings(settings)))
+        where = generation if collection is None else place(collection)
+        made.append(Service(encoder or FakeEncoder(), where, load_settings(settings)))
         return made[-1]
 
     yield make
