@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from indexer import build_commands, exchange_commands, index_commands, live_commands, sync_commands
+from indexer import build_commands, exchange_commands, index_commands, live_commands, milvus_commands, sync_commands
 from sightline.command.console import Console, JsonOption
 
 CollectionArgument = Annotated[Path, typer.Argument(help="The collection directory.")]
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     group.command("inspect")(inspect)
     index_commands.register(group)
     live_commands.register(group)
+    milvus_commands.register(group)
     exchange_commands.register(group)
     app.add_typer(group, name="index")
 
