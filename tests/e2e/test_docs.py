@@ -140,9 +140,6 @@ def test_the_javascript_of_the_client_page(reader: Reader) -> None:
 
 def test_the_backup_and_the_rollback_of_the_upgrade_page(reader: Reader) -> None:
     backup, rollback = blocks(DOCS / "upgrade.md", "bash")
-    if shutil.which("rsync") is None:
-        backup = backup.replace("rsync -a --exclude CURRENT --exclude 'live.db*'", "cp -R").replace("rsync -a", "cp")
-        backup = backup.replace("photos/ ", "photos/. ")
     reader.shell(backup)
     shutil.copytree(reader.home / "photos", reader.home / "rolled" / "photos")
     reader.shell(f"cd rolled\n{rollback}")
@@ -169,11 +166,13 @@ def test_what_the_install_page_says_of_images_is_so() -> None:
         assert f"`{argument}`" in page, argument
 
 
-def test_every_command_of_the_capacity_page_is_one(reader: Reader) -> None:
+def test_every_command_that_pages_name_is_one() -> None:
     page = (DOCS / "capacity.md").read_text()
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for target in re.findall(r"`make ([a-z-]+)`", page):
-        assert target in targets
+    targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    workflows = "".join(path.read_text() for path in (ROOT / ".github").rglob("*") if path.is_file())
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    for target in re.findall(r"(?:`|run: |^)make ([a-z0-9-]+)", page + workflows + contributing, re.MULTILINE):
+        assert target in targets, target
     for module in set(re.findall(r"python -m (benchmarks[a-z.]*)", page)):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
