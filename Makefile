@@ -88,8 +88,7 @@ check-policy: $(VENV)/.dev $(VENV)-policy/.done  ## hadolint, checkov and schema
 
 sbom: $(VENV)/.run $(VENV)-policy/.done  ## write build/sbom.json: every installed package, as CycloneDX
 	@mkdir -p build
-	$(VENV)-policy/bin/cyclonedx-py environment --pyproject pyproject.toml --output-format JSON --output-reproducible \
-		-o build/sbom.json $(BIN)/python
+	$(VENV)-policy/bin/cyclonedx-py environment --output-format JSON --output-reproducible -o build/sbom.json $(BIN)/python
 
 test-floors: $(VENV)/.dev  ## the lowest versions that pyproject.toml allows install and import (minutes, a network)
 	$(BIN)/python -m pytest -m slow tests/test_floors.py
