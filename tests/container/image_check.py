@@ -31,7 +31,7 @@ BASE = "localhost/sightline-base:bookworm"
 IMAGE = "localhost/sightline-service:check"
 UID = 10001
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-START_SECONDS = 180.0
+START_SECONDS = 600.0
 STOP_SECONDS = 30.0
 
 
@@ -153,11 +153,8 @@ def check_contents(root: Path, config: dict[str, Any], *, free_of_cuda: bool) ->
         assert not (root / "opt/code" / package).exists(), package
     cuda = [path.name for path in root.glob("opt/sightline/lib/python3*/site-packages/nvidia*")]
     assert not (free_of_cuda and cuda), cuda
-    say(
-        "contents: user, entry point, health check; no compiler, no curl; no CUDA"
-        if free_of_cuda
-        else "contents: right"
-    )
+    no_cuda = ", no CUDA" if free_of_cuda else "; CUDA's libraries are in it"
+    say(f"contents: user, entry point, health check; no compiler, no curl{no_cuda}")
 
 
 @contextlib.contextmanager
