@@ -79,7 +79,7 @@ def add_picture(home: Path, number: int) -> None:
 def test_shards_are_published_when_the_last_one_is_done(node: Node) -> None:
     jobs = containers("index-job.yaml")
     publisher = node.start(jobs["publisher"])  # it comes first, and waits
-    for shard in range(4):
+    for shard in (1, 2, 3, 0):  # so few pictures are one chunk, which is shard 0's: it is the last one to be done
         assert publisher.poll() is None, "it waits for every shard"
         node.run(jobs["indexer"], SHARD_INDEX=str(shard))
     publisher.communicate(timeout=240)
