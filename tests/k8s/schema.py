@@ -38,7 +38,7 @@ _NAMED: dict[str, dict[str, Any]] = {
     "runbookBase": {"type": "string", "pattern": "^(https?://.*/)?$"},
 }
 _AT: dict[str, dict[str, Any]] = {
-    "collection.source": {"enum": ["pvc", "copy", "image", "demo"]},
+    "collection.source": {"enum": ["pvc", "copy", "image", "demo", "none"]},
     "collection.path": {"type": "string", "pattern": "^[^/]*(/[^/]+)*$"},
     "indexer.mode": {"enum": ["build", "sync"]},
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},

@@ -99,6 +99,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         "settings": {"live_writes": True}, "server": {"replicas": 1}, "collection": {"source": "demo"},
     }),
     ("collection.image.reference", {"collection": {"source": "image"}}),
+    ("collection.source=none", {"settings": {"milvus": "milvus://milvus:19530/photos"}}),
+    ("collection.source=none", {"collection": {"source": "none"}}),
     ("collection.copy.volume", {"collection": {"source": "copy"}}),
     ("collection.copy.image", {"collection": {"source": "copy", "copy": {"command": ["fetch"]}}}),
     ("encoder.spec", {"indexer": {"enabled": True}}),
@@ -170,6 +172,18 @@ def test_the_test_pod_is_a_hook_that_may_reach_the_service() -> None:
     (policy,) = (one for one in of_kind(objects, "NetworkPolicy") if one["metadata"]["name"].endswith("-test"))
     wanted = policy["spec"]["podSelector"]["matchLabels"]
     assert wanted.items() <= pod["metadata"]["labels"].items()
+
+
+@needs_helm
+def test_a_collection_in_milvus_needs_no_volume() -> None:
+    values = MINIMAL | {"collection": {"source": "none"}, "settings": {"milvus": "milvus://milvus:19530/photos"}}
+    objects = rendered(values)
+    (pod,) = pods(of_kind(objects, "Deployment"))
+    assert "collection" not in {volume["name"] for volume in pod.spec["volumes"]}
+    assert "collection" not in {mount["name"] for mount in pod.containers[0]["volumeMounts"]}
+    (config,) = of_kind(objects, "ConfigMap")
+    assert "collection" not in tomllib.loads(config["data"]["settings.toml"])
+    assert of_kind(objects, "PersistentVolumeClaim") == []
 
 
 @needs_helm

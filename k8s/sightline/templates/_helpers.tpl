@@ -53,7 +53,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 
 {{/* The settings file: what the values say, and what only the chart knows. JSON's scalars and lists are TOML's too. */}}
 {{- define "sightline.settings" -}}
-{{- $own := dict "collection" (include "sightline.collection" .) -}}
+{{- $own := dict -}}
+{{- if ne .Values.collection.source "none" }}{{ $_ := set $own "collection" (include "sightline.collection" .) }}{{ end -}}
 {{- with .Values.encoder.spec }}{{ $_ := set $own "encoder" . }}{{ end -}}
 {{- if .Values.auth.existingSecret -}}
 {{- with .Values.auth.apiKeysKey }}{{ $_ := set $own "api_keys_file" (printf "/etc/sightline/keys/%s" .) }}{{ end -}}
