@@ -6,13 +6,14 @@
 # Every image has the same dependencies in the same layer, which changes only with pyproject.toml and constraints.txt;
 # the code is a few hundred kB on top. Any base with Python 3.11 to 3.13 and its venv module will do: name one by its
 # digest with --build-arg BASE_TAG=…@sha256:… to build the same image again.
-ARG BASE=docker.io/library/python
+ARG BASE=python
 ARG BASE_TAG=3.12-slim-bookworm
 
 FROM ${BASE}:${BASE_TAG} AS dependencies
 ARG VARIANT=cpu
-# Where torch without CUDA comes from. Empty: the ordinary index, whose torch brings CUDA's libraries along.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where torch without CUDA comes from: the address that pytorch.org gives for pip on CPUs. Empty: the ordinary index, whose
+# torch brings CUDA's libraries along.
+ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv /opt/sightline
 ENV PATH=/opt/sightline/bin:$PATH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,22 +83,24 @@ def build(
 
     console = Console(as_json=as_json)
     part = parse_shard(shard) if shard else None
+    plan = IndexOptions(plan=index, recall_target=recall_target)
+    plan.check()
     options = BuildOptions(
         batch_size=batch_size,
         thumbnail_px=thumbnail_px,
         max_error_rate=max_error_rate,
         near_duplicates=parse_near_duplicates(near_duplicates),
-        index=IndexOptions(plan=index, recall_target=recall_target),
+        index=plan,
     )
-    options.index.check()
     require_faiss()
     building = Building(out)
     if part is None or restart:
         building.prepare(restart=restart)
     resumed = building.job is not None
-    opened = open_source(source, listing=building.listing)
-    console.say(f"Loading {encoder} …")
-    engine = load_encoder(encoder, device=device, precision=precision, accept_licence=accept_licence)
+    with building.unless_begun() if part is None else contextlib.nullcontext():
+        opened = open_source(source, listing=building.listing)
+        console.say(f"Loading {encoder} …")
+        engine = load_encoder(encoder, device=device, precision=precision, accept_licence=accept_licence)
     if engine.identity.untrained:
         console.warn(
             "this encoder is untrained: search results will be meaningless; use it for structure and speed only."

@@ -100,6 +100,21 @@ class Building:
         """Throw everything away. Raises StorageError."""
         discard_directory(self.directory)
 
+    @contextlib.contextmanager
+    def unless_begun(self) -> Iterator[None]:
+        """Around what comes before ``begin``: an error in it leaves nothing behind that was not there."""
+        was_there = self.collection.exists()
+        try:
+            yield
+        except BaseException:
+            if not (self.directory / "job.json").is_file():
+                with contextlib.suppress(OSError):
+                    self.listing.unlink(missing_ok=True)
+                    self.directory.rmdir()
+                    if not was_there:
+                        self.collection.rmdir()
+            raise
+
     def prepare(self, *, restart: bool = False) -> None:
         """Before the source is opened: throw away what cannot be gone on with, all of it with ``restart``."""
         if not restart and (self.directory / "job.json").is_file():

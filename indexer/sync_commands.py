@@ -62,21 +62,23 @@ def sync(
     from sightline.sources import open_source
 
     console = Console(as_json=as_json)
+    plan = IndexOptions(plan=index, recall_target=recall_target)
+    plan.check()
     options = BuildOptions(
         batch_size=batch_size,
         thumbnail_px=thumbnail_px,
         max_error_rate=max_error_rate,
         near_duplicates=parse_near_duplicates(near_duplicates),
-        index=IndexOptions(plan=index, recall_target=recall_target),
+        index=plan,
     )
-    options.index.check()
     manifest = read_manifest(generation_directory(collection, current_name(collection)))
     building = Building(collection)
     building.prepare(restart=restart)
-    opened = open_source(source, listing=building.listing)
     spec = encoder or manifest.encoder.spec
-    console.say(f"Loading {spec} …")
-    engine = load_encoder(spec, device=device, precision=precision, accept_licence=accept_licence)
+    with building.unless_begun():
+        opened = open_source(source, listing=building.listing)
+        console.say(f"Loading {spec} …")
+        engine = load_encoder(spec, device=device, precision=precision, accept_licence=accept_licence)
     with interruptible() as interrupt, console.progress("syncing", opened.num_inputs) as advance:
         try:
             report = sync_collection(

@@ -267,7 +267,7 @@ def open_version(server: MilvusServer, version: str | None = None) -> MilvusGene
         )
     if layout.about_of(version) not in server.collections(version):
         raise ManifestMissing(f"Milvus holds no description of {version}; push the generation again.")
-    for one in (layout.about_of(version), layout.images_of(version), layout.captions_of(version)):
+    for one in (layout.images_of(version), layout.captions_of(version)):
         server.load(one)
     told = read_about(server, version)
     try:
@@ -292,6 +292,7 @@ def version_before(server: MilvusServer) -> str | None:
 
 def read_about(server: MilvusServer, version: str) -> dict[str, Any]:
     """What a version says of itself. Raises ManifestInvalid."""
+    server.load(layout.about_of(version))  # a server that was started anew has nothing loaded
     parts = server.query(layout.about_of(version), EVERY, layout.ABOUT_FIELDS)
     text = "".join(one["text"] for one in sorted(parts, key=lambda one: int(one["row"])))
     try:

@@ -98,18 +98,14 @@ def reachable(index: str) -> bool:
         return False
 
 
-def default_index() -> str:
-    """Torch's index as the Dockerfile names it."""
-    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
-    return next(line.partition("=")[2] for line in lines if line.startswith("ARG TORCH_INDEX="))
-
-
 def build(buildah: Buildah, target: str) -> bool:
     """Build ``target`` of the Dockerfile; whether it is free of CUDA libraries."""
-    index = default_index()
-    plain = bool(index) and not reachable(index)
+    index = os.environ.get("TORCH_INDEX", "")
+    plain = not index or not reachable(index)
     if plain:
-        say("torch's own index cannot be reached: taking the ordinary one, so this image carries CUDA libraries")
+        say(
+            "TORCH_INDEX names no index that can be reached: taking the ordinary one, so this image carries CUDA libraries"
+        )
     started = time.monotonic()
     buildah(
         "bud", "--isolation", "chroot", "--network", "host", "--format", "docker", "--layers", "--target", target,

@@ -36,8 +36,8 @@ def test_a_missing_path_and_an_empty_folder(
     build = ("index", "build", "--encoder", tiny_bundle, "--out", tmp_path / "out", "--source")
     assert run(capsys, *build, tmp_path / "missing") == (
         2,
-        f"error: There is nothing at {tmp_path}/missing; give a folder, a captions.jsonl or tars "
-        "({00000..00009} and globs work).\n",
+        f"error: There is nothing at {tmp_path}/missing; give a folder, a captions.jsonl, a CSV or Parquet table, or "
+        "tars ({00000..00009} and globs work).\n",
     )
     (tmp_path / "empty").mkdir()
     code, said = run(capsys, *build, tmp_path / "empty")

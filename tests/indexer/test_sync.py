@@ -14,7 +14,7 @@ from sightline.sources import open_source
 from tests.indexer.plain import CREATED, PlainEncoder, build_plain, digests, draw_folder, plain_options
 from tests.pictures import encoded, textured
 
-ONE_CHUNK = {"near_duplicates": 0.0, "chunk_inputs": 64}
+ONE_CHUNK: dict[str, Any] = {"near_duplicates": 0.0, "chunk_inputs": 64}
 """Captions of copies in other chunks are dropped when all is encoded, and so are not known to the next run."""
 
 

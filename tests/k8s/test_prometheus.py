@@ -76,7 +76,7 @@ def test_a_real_prometheus_scrapes_the_service_and_loads_the_alerts(service: Pro
         assert (target["health"], target["lastError"]) == ("up", "")
         assert _value(asked, "sum(sightline_http_requests_total{route='/v1/text-to-image',status='200'})") >= 1
         assert _value(asked, "sum(sightline_index_vectors)") == 16
-        groups = _json(f"{asked}/rules")["groups"]
+        groups: Any = _json(f"{asked}/rules")["groups"]
         assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
         firing = [alert for alert in _json(f"{asked}/alerts")["alerts"] if alert["state"] == "firing"]
         assert firing == []
