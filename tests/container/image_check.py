@@ -103,9 +103,7 @@ def build(buildah: Buildah, target: str) -> bool:
     index = os.environ.get("TORCH_INDEX", "")
     plain = not index or not reachable(index)
     if plain:
-        say(
-            "TORCH_INDEX names no index that can be reached: taking the ordinary one, so this image carries CUDA libraries"
-        )
+        say("TORCH_INDEX names no index that answers: taking the ordinary one, whose torch carries CUDA libraries")
     started = time.monotonic()
     buildah(
         "bud", "--isolation", "chroot", "--network", "host", "--format", "docker", "--layers", "--target", target,
