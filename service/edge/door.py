@@ -8,13 +8,17 @@ with 429 from its first bytes, and its body is dropped as it comes, without bein
 Only plain requests are met here: anything unusual about the framing (chunks, ``Expect``, pipelining, an ``Origin`` that
 wants CORS headers, a body over the limit) takes the ordinary way, which ends in the same 429 or says what is wrong.
 Requests that got in and have not reached the queue yet are counted as if they had, so that a freed place lets in one
-request and not all that arrive within a millisecond. Belongs to one event loop.
+request and not all that arrive within a millisecond. One whose body takes longer than 50 ms to come counts only once it
+is whole: else a few hundred clients who send a byte a second would close the door to everybody. Belongs to one event
+loop.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -30,6 +34,7 @@ ENCODING_PATHS = frozenset(
 _OPENAI_PATH = "/v1/embeddings"
 _TEXT_BYTES = 4096
 """A body below this is taken for a text, a larger one for a picture, until it is known better."""
+_PATIENCE_SECONDS = 0.05
 _REQUEST_LINE = re.compile(rb"POST ([!-~]{1,64}?)(?:\?[!-~]*)? HTTP/1\.1\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*\r\n")
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._:-]{1,64})[ \t]*\r\n", re.IGNORECASE)
@@ -52,6 +57,35 @@ class TurnedAway:
     bytes_to_drop: int
 
 
+class Coming:
+    """A request that was let in, on its way to the queue."""
+
+    def __init__(self, door: Door, units: int, since: float) -> None:
+        self._door = door
+        self._units = units
+        self._counted = self._whole = self._reached = False
+        self.since = since
+        self._count(counted=True)
+
+    def whole(self) -> None:
+        """Its body has come."""
+        self._whole = True
+        self._count(counted=not self._reached)
+
+    def reached(self) -> None:
+        """It is in the queue, or has ended; may be said several times."""
+        self._reached = True
+        self._count(counted=False)
+
+    def forgive(self) -> None:
+        """Its body is long in coming: do not count it meanwhile."""
+        self._count(counted=self._counted and self._whole)
+
+    def _count(self, *, counted: bool) -> None:
+        self._door.expected_units += self._units * (counted - self._counted)
+        self._counted = counted
+
+
 class Door:
     """``has_room`` says whether so many units, on top of what is admitted, would be accepted; ``refusal`` why not."""
 
@@ -63,35 +97,39 @@ class Door:
         *,
         image_units: int,
         max_body_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._has_room = has_room
         self._refusal = refusal
         self._metrics = metrics
         self._image_units = image_units
         self._max_body_bytes = max_body_bytes
-        self._expected_units = 0
+        self.expected_units = 0
+        self._coming: deque[Coming] = deque()
 
-    def expect(self, path: str, headers: Mapping[bytes, bytes]) -> Callable[[], None]:
-        """A request has come in: count its work until it reaches the queue or ends. Returns what then is to be called,
-        once or several times."""
+    def expect(self, path: str, headers: Mapping[bytes, bytes]) -> Coming | None:
+        """A request has come in: count its work until it reaches the queue or ends."""
         if path not in ENCODING_PATHS:
-            return _nothing
+            return None
         length = headers.get(b"content-length", b"")
         units = 1 if length.isdigit() and int(length) < _TEXT_BYTES else self._image_units
-        self._expected_units += units
-        counted = True
+        now = self._clock()
+        self._forgive(now)
+        coming = Coming(self, units, now)
+        self._coming.append(coming)
+        return coming
 
-        def reached() -> None:
-            nonlocal counted
-            if counted:
-                counted = False
-                self._expected_units -= units
-
-        return reached
+    def _forgive(self, now: float) -> None:
+        while self._coming and self._coming[0].since + _PATIENCE_SECONDS < now:
+            self._coming.popleft().forgive()
 
     def turn_away(self, data: bytes) -> TurnedAway | None:
         """What to answer to the first bytes of a request, or None to let it in."""
-        if self._has_room(self._expected_units + self._image_units):
+        if self._has_room(self.expected_units + self._image_units):
+            return None
+        self._forgive(self._clock())
+        if self._has_room(self.expected_units + self._image_units):
             return None
         line = _REQUEST_LINE.match(data)
         head_end = data.find(b"\r\n\r\n")
@@ -113,7 +151,7 @@ class Door:
         to_drop = head_end + 4 + num_bytes - len(data)
         if num_bytes > self._max_body_bytes or to_drop < 0:
             return None
-        if num_bytes < _TEXT_BYTES and self._has_room(self._expected_units + 1):
+        if num_bytes < _TEXT_BYTES and self._has_room(self.expected_units + 1):
             return None
         given = _REQUEST_ID.search(head)
         request_id = given[1].decode("ascii") if given else secrets.token_hex(8)
@@ -131,7 +169,3 @@ class Door:
             f"retry-after: {error.details['retry_after_seconds']}\r\nx-request-id: {request_id}\r\n"
             "cache-control: no-store\r\nx-content-type-options: nosniff\r\n\r\n"
         ).encode("ascii") + body
-
-
-def _nothing() -> None:
-    pass

@@ -28,7 +28,7 @@ import h11
 import pydantic_core
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from service.edge.door import Door
+from service.edge.door import Coming, Door
 from service.edge.problems import PROBLEM_TYPE, BodyMalformed, BodyTooSlow, HeadersTooLarge, problem_of
 from service.metrics import UNMATCHED, Metrics
 from service.settings import Settings
@@ -119,6 +119,7 @@ class BoundedProtocol(H11Protocol):
     connections_of_server: ClassVar[Connections]
     door: ClassVar[Door]
     _bytes_to_drop = 0
+    _coming: Coming | None = None
     _phase: Phase | None = None
     _timer: asyncio.TimerHandle | None = None
 
@@ -153,7 +154,12 @@ class BoundedProtocol(H11Protocol):
         super().data_received(data)
         if self.cycle is not None and self.cycle is not before:
             scope = self.cycle.scope
-            scope["state"]["reached_queue"] = self.door.expect(scope["path"], dict(scope["headers"]))
+            self._coming = self.door.expect(scope["path"], dict(scope["headers"]))
+            if self._coming is not None:
+                scope["state"]["reached_queue"] = self._coming.reached
+        if self._coming is not None and self.conn.their_state is not h11.SEND_BODY:
+            self._coming.whole()
+            self._coming = None
         self._follow()
 
     def _between_requests(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,10 +19,10 @@ from tests.service.conftest import MakeService
 from tests.service.edge.test_middleware import Gate, gated
 
 
-def make_door(room: int) -> Door:
+def make_door(room: int, clock: Callable[[], float] = time.monotonic) -> Door:
     return Door(
         lambda units: units <= room, lambda: Overloaded("busy", retry_after_seconds=7), Metrics("0"),
-        image_units=8, max_body_bytes=100_000,
+        image_units=8, max_body_bytes=100_000, clock=clock,
     )  # fmt: skip
 
 
@@ -87,16 +88,40 @@ def test_anything_unusual_takes_the_ordinary_way(data: bytes) -> None:
 
 def test_who_is_on_the_way_to_the_queue_counts_as_if_there() -> None:
     door = make_door(16)
-    reached = door.expect("/v1/image-to-image", {b"content-length": b"50000"})
+    coming = door.expect("/v1/image-to-image", {b"content-length": b"50000"})
+    assert coming is not None
     assert door.turn_away(request()) is None
     door.expect("/v1/text-to-image", {b"content-length": b"30"})
     assert door.turn_away(request()) is not None
-    reached()
-    reached()
+    coming.reached()
+    coming.reached()
     assert door.turn_away(request()) is None
     assert door.turn_away(request()) is None  # asking counts nothing
-    door.expect("/v1/limits", {})
+    assert door.expect("/v1/limits", {}) is None
+
+
+def test_slow_bodies_do_not_close_the_door() -> None:
+    """B19: 500 clients that send a byte a second turned everybody else's searches away."""
+    now = [0.0]
+    door = make_door(16, lambda: now[0])
+    slow = [door.expect("/v1/image-to-image", {b"content-length": b"50000"}) for _ in range(500)]
+    quick = door.expect("/v1/image-to-image", {b"content-length": b"50000"})
+    assert quick is not None
+    quick.whole()
+    assert door.turn_away(request()) is not None, "they may all be here in a millisecond"
+    now[0] += 0.1
     assert door.turn_away(request()) is None
+    assert door.expected_units == 8, "what has come stays counted until it is in the queue"
+    for one in slow:
+        assert one is not None
+        one.whole()
+    assert door.turn_away(request()) is not None
+    for one in slow:
+        assert one is not None
+        one.reached()
+    quick.reached()
+    quick.whole()
+    assert door.expected_units == 0
 
 
 def asking(text: object) -> bytes:
