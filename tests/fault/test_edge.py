@@ -38,7 +38,8 @@ SLOW_BODY = HEAD + b"Content-Length: 100000\r\n\r\n"
 def url(collection: Path) -> Iterator[str]:
     short = [f"header_timeout_seconds={DEADLINE_SECONDS}", f"receive_timeout_seconds={DEADLINE_SECONDS}"]
     limits = ["max_connections=600", "max_inflight_requests=100", "log_level=error"]
-    with serving(collection, *(part for one in short + limits for part in ("--set", one))) as address:
+    settings = [part for one in short + limits for part in ("--set", one)]
+    with serving(collection, *settings, watchdog_seconds=900.0) as address:
         yield address
 
 
