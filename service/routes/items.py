@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from service.answers import envelope
 from service.edge.bodies import read_image
@@ -19,9 +22,16 @@ from sightline.errors import DeadlineExceeded, NotFound, NotReady, QueryError, S
 _REFUSALS = (LiveWritesOff, LiveUnavailable, StorageError)
 
 
+class ItemRoute(APIRoute):
+    """Ids may hold slashes, so ``/v1/items/{id}`` would take the path of a picture's thumbnail for an id."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return (Match.NONE, {}) if scope["path"].endswith("/thumbnail") else super().matches(scope)
+
+
 def items_router(engine: Engine) -> APIRouter:
     """``PUT`` and ``DELETE`` under ``/v1/items``."""
-    router = APIRouter(prefix="/v1", tags=["items"])
+    router = APIRouter(prefix="/v1", tags=["items"], route_class=ItemRoute)
     put_answers = answers(
         schemas.WrittenAnswer, examples.WRITTEN_ANSWER | {"status": "replaced"},
         (*IMAGE_ROUTE, TextError, QueryError, LiveFull, *_REFUSALS),

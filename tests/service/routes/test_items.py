@@ -275,3 +275,11 @@ def test_writing_needs_an_admins_key(make_service: MakeService, photos: Path, tm
         assert answer.status_code == status
     assert service.request("DELETE", "/v1/items/one", headers={"x-api-key": "s" * 20}).status_code == 403
     assert service.get("/v1/items/one", headers={"x-api-key": "s" * 20}).status_code == 200
+
+
+def test_a_thumbnail_is_no_item(make_service: MakeService) -> None:
+    """``0/thumbnail`` would be an id as any other; schemathesis found that PUT was answered as if it were one."""
+    service = make_service()
+    for method in ("PUT", "DELETE", "PATCH"):
+        response = service.request(method, "/v1/items/0/thumbnail")
+        assert (response.status_code, response.headers["allow"]) == (405, "GET"), method
