@@ -25,7 +25,6 @@ from pathlib import Path
 from service.edge.problems import NothingBefore, ReloadRunning
 from service.index_figures import describe_indexes
 from service.live import Live
-from service.memory import available_bytes
 from service.metrics import Metrics
 from service.snapshot import Snapshot, index_generation
 from sightline.collection import (
@@ -37,6 +36,7 @@ from sightline.collection import (
     read_manifest,
 )
 from sightline.errors import MemoryShort, ShuttingDown, SightlineError, VectorsWrong
+from sightline.memory import available_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.memory import available_bytes
+from sightline.memory import available_bytes
 
 
 def test_free_memory_is_the_least_of_machine_and_container(tmp_path: Path) -> None:
