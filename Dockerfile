@@ -21,7 +21,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 RUN case "$VARIANT" in cpu|gpu) ;; *) echo "VARIANT is cpu or gpu, not '$VARIANT'." >&2; exit 1 ;; esac; \
     if [ "$VARIANT" = cpu ] && [ -n "$TORCH_INDEX" ]; then \
-        pip install --no-deps --constraint constraints.txt --index-url "$TORCH_INDEX" torch torchvision; \
+        PIP_INDEX_URL="$TORCH_INDEX" pip install --no-deps --constraint constraints.txt torch torchvision; \
     fi
 RUN python3 -c "import sys, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
