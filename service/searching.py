@@ -150,33 +150,37 @@ class Searcher:
         return taken
 
     def _ask(self, questions: Sequence[_Question]) -> None:
+        """Give each of these, which fit together, its outcome or its error."""
         first = questions[0]
-        if len(questions) > 1:
-            try:
-                k = max(question.k for question in questions)
-                hits = first.search(np.concatenate([question.vectors for question in questions]), k, None)
-            except Exception:  # one of them is at fault: let it be told, and only it
-                for question in questions:
-                    self._ask([question])
+        vectors = np.concatenate([question.vectors for question in questions])  # [sum of B, D]
+        try:
+            hits = first.search(vectors, max(question.k for question in questions), first.where)
+        except Exception as error:
+            if len(questions) == 1:
+                first.error = _told(error)
                 return
-            start = 0
-            for question in questions:
-                stop = start + len(question.vectors)
-                own = Hits(hits.scores[start:stop, : question.k], hits.rows[start:stop, : question.k])
-                _finish(question, lambda own=own: own)  # type: ignore[misc]
-                start = stop
-        else:
-            _finish(first, lambda: first.search(first.vectors, first.k, first.where))
-        self._batch_queries.observe(sum(len(question.vectors) for question in questions))
+            for question in questions:  # one of them is at fault: let it be told, and only it
+                self._ask([question])
+            return
+        self._batch_queries.observe(len(vectors))
+        start = 0
+        for question in questions:
+            stop = start + len(question.vectors)
+            _finish(question, Hits(hits.scores[start:stop, : question.k], hits.rows[start:stop, : question.k]))
+            start = stop
 
 
-def _finish(question: _Question, hits: Callable[[], Hits]) -> None:
+def _finish(question: _Question, hits: Hits) -> None:
     try:
-        question.outcome = question.finish(hits())
-    except MemoryError:
-        question.error = NotReady("There was not enough memory for this search; try again.", retry_after_seconds=1)
+        question.outcome = question.finish(hits)
     except Exception as error:
-        question.error = error
+        question.error = _told(error)
+
+
+def _told(error: Exception) -> Exception:
+    if isinstance(error, MemoryError):
+        return NotReady("There was not enough memory for this search; try again.", retry_after_seconds=1)
+    return error
 
 
 def _deliver(questions: Sequence[_Question]) -> None:

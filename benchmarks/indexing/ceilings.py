@@ -10,17 +10,12 @@ import argparse
 import itertools
 import json
 import os
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.serving.ceilings import roofline
+from benchmarks.serving.ceilings import rate, roofline
 from benchmarks.serving.pictures import Pool, open_pool
 from sightline.encoder import Encoder, load_encoder
 from sightline.images import ImageLimits, decode_image
@@ -57,29 +52,6 @@ def measure(encoder: Encoder, pool: Pool, seconds: float, cores: int) -> dict[st
         "encoder_images_per_second_by_batch": {name: round(value, 2) for name, value in encodes.items()},
         "roofline_images_per_second": round(roofline(cores, cores / decodes, cores / best), 2),
     }
-
-
-def rate(run: Callable[[], object], size: int, seconds: float, num_threads: int, torch_threads: int) -> float:
-    """Items a second when ``num_threads`` threads run batches of ``size``, each with ``torch_threads`` of torch's.
-
-    Each thread runs once before the clock starts; then all start together.
-    """
-    together = threading.Barrier(num_threads)
-
-    def work() -> tuple[float, float, int]:
-        torch.set_num_threads(torch_threads)
-        run()
-        together.wait()
-        started, num = time.perf_counter(), 0
-        while not num or time.perf_counter() < started + seconds:
-            run()
-            num += size
-        return started, time.perf_counter(), num
-
-    with ThreadPoolExecutor(num_threads) as threads:
-        spans = [future.result() for future in [threads.submit(work) for _ in range(num_threads)]]
-    begin, end = min(span[0] for span in spans), max(span[1] for span in spans)
-    return sum(span[2] for span in spans) / (end - begin)
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ def measure(encoder: Encoder, pool: Pool, seconds: float, cores: int) -> dict[st
     images = _by_batch(encoder, decoded, IMAGE_BATCHES[kind], seconds, cores)
     texts = {size: _texts_per_second(encoder, pool, size, seconds, cores) for size in TEXT_BATCHES}
     numbers = itertools.count()
-    decode_rate = _rate(lambda: pixels_of(_next(pool.pictures, numbers)), 1, seconds, cores, 1)
+    decode_rate = rate(lambda: pixels_of(_next(pool.pictures, numbers)), 1, seconds, cores, 1)
     encode_rate = max(images.values())
     return {
         "cores": cores,
@@ -96,10 +96,10 @@ def _texts_per_second(encoder: Encoder, pool: Pool, size: int, seconds: float, c
 
 def _best_rate(run: Callable[[], object], size: int, seconds: float, cores: int) -> float:
     """The better of one batch on all cores and a batch on each core."""
-    return max(_rate(run, size, seconds, 1, cores), _rate(run, size, seconds, cores, 1))
+    return max(rate(run, size, seconds, 1, cores), rate(run, size, seconds, cores, 1))
 
 
-def _rate(run: Callable[[], object], size: int, seconds: float, num_threads: int, torch_threads: int) -> float:
+def rate(run: Callable[[], object], size: int, seconds: float, num_threads: int, torch_threads: int) -> float:
     """Items a second when ``num_threads`` threads run batches of ``size``, each with ``torch_threads`` of torch's."""
     together = threading.Barrier(num_threads)
 
