@@ -17,6 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,6 @@ from training.watching.held_out import Vectors
 
 TRACE_NAME = "trace.jsonl"
 VECTORS_NAME = "trace.vectors.npy"
-VERSION = 1
 
 Plane = npt.NDArray[np.float64]
 
@@ -57,7 +57,7 @@ class Moment(_Strict):
 class Trace(_Strict):
     """A whole trace. ``thumbnails`` are JPEGs in base64, one for each pair or none at all."""
 
-    version: int = VERSION
+    version: Literal[1] = 1
     captions: list[str]
     thumbnails: list[str]
     moments: list[Moment]
@@ -152,7 +152,7 @@ def plane_of(images: Vectors, texts: Vectors, *, like: Plane | None = None) -> P
 
 
 def read_trace(path: Path) -> Trace:
-    """Read ``trace.jsonl``; a last line that was cut off is left out. Raises SourceError."""
+    """Read ``trace.jsonl``. Raises SourceError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -27,9 +27,6 @@ from training.watching.held_out import Encode, HeldOut
 from training.watching.log import Log
 from training.watching.settings import WatchSettings
 from training.watching.trace import TraceWriter
-
-if TYPE_CHECKING:
-    from training.loop import Step
 
 FEWEST_MOMENTS, MOST_MOMENTS = 12, 48
 """Of a trace: fewer make no film, more only a larger file (64 pairs take 25 kB each)."""
@@ -48,6 +45,22 @@ class LossLike(Protocol):
     @property
     def parts(self) -> Mapping[str, torch.Tensor]:
         """What it is made of, each (), by name."""
+        ...
+
+
+class StepLike(Protocol):
+    """A step as the loop reports it: a dataclass, all of whose fields go into the log."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def step(self) -> int:
+        """Counted from 1."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Counted from 0."""
         ...
 
 
@@ -136,7 +149,7 @@ class Watch:
         self._figures = figures
         return figures
 
-    def record(self, step: Step, model: nn.Module) -> dict[str, Any]:
+    def record(self, step: StepLike, model: nn.Module) -> dict[str, Any]:
         """After the update: look at the held-out pairs if it is their turn, and write the step's line of the log."""
         line: dict[str, Any] = {**asdict(step), **self._figures}
         line |= self._look(model, step=step.step, epoch=step.epoch)
