@@ -1,0 +1,157 @@
+"""Changed pictures that their captions still describe: crop, mirror, colours.
+
+Works on the decoded uint8 pixels, off by default. What is drawn for a picture depends on (seed, step, row) alone, so a
+resumed run and every rank of a distributed one see the same. A picture whose caption of this step says left or right is
+not mirrored; one whose caption names a colour keeps its colours.
+
+All changes of colour together are one affine map of RGB (brightness, contrast and saturation are linear, hue turns the
+chroma plane of YIQ), so a picture is read and written once; torchvision clips between its steps, we do at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sightline.images import Pixels
+from training.data.words import COLOURS, DIRECTIONS, WordList
+
+_Floats = npt.NDArray[np.float64]
+_GREY = np.array([0.299, 0.587, 0.114])
+_TO_YIQ = np.array([_GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_FROM_YIQ = np.linalg.inv(_TO_YIQ)
+_PURPOSE = 1  # keeps these draws apart from those of captions and negatives
+
+
+class AugmentationSettings(BaseModel):
+    """The [data.augmentation] table.
+
+    ``crop_scale`` (such as [0.9, 1.0]) is the share of the picture's area that a random crop keeps, ``crop_ratio`` the
+    range of its shape relative to the picture's; the crop is taken from the encoder's pixels and brought back to their
+    size. ``mirror`` and ``greyscale`` are chances. ``brightness``, ``contrast`` and ``saturation`` are the largest
+    change of a factor around 1, ``hue`` the largest turn as a share of the colour circle. ``caption_aware = false``
+    ignores what captions say; ``direction_words`` and ``colour_words`` are added to the built-in lists.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    mirror: float = Field(default=0.0, ge=0, le=1)
+    brightness: float = Field(default=0.0, ge=0, le=1)
+    contrast: float = Field(default=0.0, ge=0, le=1)
+    saturation: float = Field(default=0.0, ge=0, le=1)
+    hue: float = Field(default=0.0, ge=0, le=0.5)
+    greyscale: float = Field(default=0.0, ge=0, le=1)
+    caption_aware: bool = True
+    direction_words: tuple[str, ...] = ()
+    colour_words: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _ranges_fit(self) -> AugmentationSettings:
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError("needs crop_scale as two shares of the area, the smaller first, above 0 and up to 1")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError("needs crop_ratio as two factors above 0, the smaller first")
+        return self
+
+    @property
+    def changes_colours(self) -> bool:
+        """Whether any picture may get other colours."""
+        return any((self.brightness, self.contrast, self.saturation, self.hue, self.greyscale))
+
+    @property
+    def on(self) -> bool:
+        """Whether any picture may change at all."""
+        return self.crop_scale is not None or self.mirror > 0 or self.changes_colours
+
+
+class Augmentation:
+    """Random changes of pictures. Thread-safe."""
+
+    def __init__(self, settings: AugmentationSettings, seed: int) -> None:
+        self._settings = settings
+        self._seed = seed
+        self._directions = WordList((*DIRECTIONS, *settings.direction_words))
+        self._colours = WordList((*COLOURS, *settings.colour_words))
+
+    def apply(self, pixels: Pixels, said: Sequence[Sequence[str]], step: int, rows: npt.NDArray[np.int64]) -> Pixels:
+        """Changed copies of uint8 pixels [B, H, W, 3]; ``said`` are the texts of this step that must stay as true of
+        picture i as they are, ``rows`` [B] the pictures' rows in the data."""
+        changed = np.empty_like(pixels)  # [B, H, W, 3]
+        for place, (one, texts, row) in enumerate(zip(pixels, said, rows.tolist(), strict=True)):
+            changed[place] = self._one(one, texts, np.random.default_rng([self._seed, step, row, _PURPOSE]))
+        return changed
+
+    def _one(self, picture: Pixels, texts: Sequence[str], rng: np.random.Generator) -> Pixels:
+        """One picture [H, W, 3]. Every draw is made whatever the texts say, so that words change nothing but what they
+        forbid."""
+        settings = self._settings
+        draws = rng.random(10)
+        aware = settings.caption_aware
+        if settings.crop_scale is not None:
+            picture = _cropped(picture, _crop_box(picture.shape, settings.crop_scale, settings.crop_ratio, draws[:4]))
+        if draws[4] < settings.mirror and not (aware and any(map(self._directions.named_in, texts))):
+            picture = picture[:, ::-1]
+        if settings.changes_colours and not (aware and any(map(self._colours.named_in, texts))):
+            picture = self._recoloured(picture, draws[5:])
+        return picture
+
+    def _recoloured(self, picture: Pixels, draws: _Floats) -> Pixels:
+        settings = self._settings
+        grey = draws[0] < settings.greyscale
+        largest = (settings.brightness, settings.contrast, settings.saturation)
+        factors = [1 + size * (2 * draw - 1) for size, draw in zip(largest, draws[1:4], strict=True)]
+        turn = settings.hue * (2 * draws[4] - 1)
+        brightness, contrast, saturation = factors
+        if grey:
+            saturation, turn = 0.0, 0.0
+        if not grey and turn == 0 and factors == [1, 1, 1]:
+            return picture
+        matrix = _hue_matrix(turn) @ _saturation_matrix(saturation) * (brightness * contrast)  # [3, 3]
+        mean = float(picture.reshape(-1, 3).mean(axis=0) @ _GREY) * brightness
+        return _mapped(picture, matrix, (1 - contrast) * mean)
+
+
+def _crop_box(
+    shape: tuple[int, ...], scale: tuple[float, float], ratio: tuple[float, float], draws: _Floats
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom in pixels. Where the drawn shape would leave the picture, that side is taken whole."""
+    height, width = shape[:2]
+    area = scale[0] + (scale[1] - scale[0]) * draws[0]
+    stretch = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * draws[1])
+    box_width = width * min(1.0, math.sqrt(area * stretch))
+    box_height = height * min(1.0, math.sqrt(area / stretch))
+    left, top = (width - box_width) * draws[2], (height - box_height) * draws[3]
+    return left, top, min(left + box_width, width), min(top + box_height, height)
+
+
+def _cropped(picture: Pixels, box: tuple[float, float, float, float]) -> Pixels:
+    height, width = picture.shape[:2]
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def _saturation_matrix(factor: float) -> _Floats:
+    return factor * np.eye(3) + (1 - factor) * np.tile(_GREY, (3, 1))
+
+
+def _hue_matrix(turn: float) -> _Floats:
+    """A rotation of the chroma plane by a share of the full circle; the grey value stays."""
+    if turn == 0:
+        return np.eye(3)
+    cos, sin = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
+    return _FROM_YIQ @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _TO_YIQ
+
+
+def _mapped(picture: Pixels, matrix: _Floats, offset: float) -> Pixels:
+    """``matrix @ rgb + offset`` for each pixel, rounded and clipped to uint8 [H, W, 3]."""
+    flat = picture.reshape(-1, 3).astype(np.float32)  # [H * W, 3]
+    mapped = flat @ matrix.T.astype(np.float32)
+    mapped += np.float32(offset + 0.5)
+    return np.clip(mapped, 0, 255, out=mapped).astype(np.uint8).reshape(picture.shape)
