@@ -30,13 +30,13 @@ def split_source(data: str, split: str, *, required: bool = False) -> str:
     """What to open for a split of ``data``.
 
     In a folder it is ``SPLIT-00000.tar`` and so on, ``NAME-SPLIT-00000.tar`` and so on, the same with ``.parquet``,
-    ``SPLIT.parquet``, ``SPLIT.csv``, or the subfolder ``SPLIT``. Data without that split are taken whole, unless it is
-    ``required``: then SourceError.
+    ``SPLIT.parquet``, ``SPLIT.csv``, ``SPLIT.jsonl``, or the subfolder ``SPLIT``. Data without that split are taken
+    whole, unless it is ``required``: then SourceError.
     """
     root = Path(data).expanduser()
     if root.is_dir():
         numbered = [f"{name}-[0-9]*.{kind}" for kind in ("tar", "parquet") for name in (split, f"*-{split}")]
-        for pattern in (*numbered, f"{split}.parquet", f"{split}.csv"):
+        for pattern in (*numbered, f"{split}.parquet", f"{split}.csv", f"{split}.jsonl"):
             if any(root.glob(pattern)):
                 return str(root / pattern)
         if (root / split).is_dir():
