@@ -1,0 +1,77 @@
+"""``python -m benchmarks.training.costs --out DIR``: what gradient caching, cached features and evaluation cost.
+
+Writes ``costs.json`` and ``costs.md``; ``--only`` measures a part. Exit codes: 0 every bar is met (or ``--quick``,
+which only proves the path), 1 a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe_machine
+from benchmarks.serving.bars import Bar, table
+from benchmarks.serving.neighbours import Neighbours
+from benchmarks.training.costs.caching import caching_bar, caching_row, measure_caching
+from benchmarks.training.costs.evaluating import evaluating_bars, evaluating_row, measure_evaluating
+from benchmarks.training.costs.locked import ARCHITECTURE, locked_bar, locked_row, measure_locked
+
+PARTS = ("caching", "locked", "evaluating")
+MISSED = 1
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    out: Path = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    rounds = 1 if options.quick else options.rounds
+    bars: list[Bar] = []
+    rows: list[str] = []
+    raw: dict[str, Any] = {"machine": describe_machine()}
+    neighbours = Neighbours()
+    if "caching" in options.only:
+        size = (16, 4) if options.quick else (options.batch_size, options.micro_batch)
+        raw["caching"] = measure_caching(*size, rounds)
+        bars.append(caching_bar(raw["caching"]))
+        rows.append(caching_row(raw["caching"]))
+    if "locked" in options.only:
+        architecture = "ViT-B-32" if options.quick else ARCHITECTURE
+        raw["locked"] = measure_locked(4 if options.quick else 16, rounds, architecture)
+        bars.append(locked_bar(raw["locked"]))
+        rows.append(locked_row(raw["locked"]))
+    if "evaluating" in options.only:
+        raw["evaluating"] = measure_evaluating(rounds)
+        bars += evaluating_bars(raw["evaluating"])
+        rows.append(evaluating_row(raw["evaluating"]))
+    usage = neighbours.usage()
+    rows.append(f"Other work took {usage.other_cores + usage.stolen_cores:.2f} cores meanwhile.")
+    machine = ", ".join(f"{key} {value}" for key, value in raw["machine"].items())
+    text = "\n\n".join(["## What parts of training cost", f"Machine: {machine}.", table(bars), *rows]) + "\n"
+    raw |= {
+        "bars": [bar.as_json() for bar in bars],
+        "other_cores": usage.other_cores,
+        "stolen_cores": usage.stolen_cores,
+    }
+    (out / "costs.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    (out / "costs.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"{sum(bar.met for bar in bars)} of {len(bars)} bars met. Figures: {out}")
+    return 0 if options.quick or all(bar.met for bar in bars) else MISSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="everything is written below this folder")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts alone")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=256, help="of gradient caching")
+    parser.add_argument("--micro-batch", type=int, default=64, help="of gradient caching")
+    parser.add_argument("--quick", action="store_true", help="tiny and once: proves the path, says nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

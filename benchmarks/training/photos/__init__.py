@@ -1,0 +1,1 @@
+"""``sightline train`` beside open_clip's own trainer on real photos, at the same wall-clock."""

@@ -1,0 +1,1 @@
+"""Published shapes of contrastive training, tried on a small drawn world where every answer is known."""

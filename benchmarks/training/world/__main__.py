@@ -1,0 +1,124 @@
+"""``python -m benchmarks.training.world --out DIR``: published shapes of contrastive training on a small drawn world.
+
+Every finished run is a line in ``DIR/full/runs.jsonl``: a call that was cut off goes on, and ``--seeds`` and ``--only``
+may grow from call to call. ``--again NAME`` forgets an experiment first. Writes ``world.json`` and ``world.md`` beside
+it. A shape that does not come out is a finding and not a failure: exit code 0 once everything asked for is measured, 3
+when something failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import describe_machine
+from benchmarks.training.world.experiments import EXPERIMENTS
+from benchmarks.training.world.lab import QUICK, Lab, Size
+from benchmarks.training.world.report import page, verdicts_of
+from benchmarks.training.world.results import Finished, Results
+
+FAILED = 3
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    out: Path = options.out.resolve() / ("quick" if options.quick else "full")
+    out.mkdir(parents=True, exist_ok=True)
+    results = Results(out / "runs.jsonl")
+    for name in options.again:
+        _forget(out / "runs.jsonl", name)
+    seeds, size = range(1 if options.quick else options.seeds), QUICK if options.quick else Size()
+    names = [experiment.name for experiment in EXPERIMENTS if not options.only or experiment.name in options.only]
+    try:
+        _run(names, seeds, size, out, results, options.jobs)
+    except Exception as error:  # a worker's; what is finished is kept
+        print(f"An experiment failed: {error}", file=sys.stderr)
+        return FAILED
+    chosen = [experiment for experiment in EXPERIMENTS if experiment.name in names]
+    verdicts = [verdict for experiment in chosen for verdict in verdicts_of(experiment, results)]
+    machine = describe_machine()
+    text = page(
+        chosen, results, verdicts, "Machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()) + "."
+    )
+    raw = {
+        "machine": machine, "runs": [vars(one) for one in results.read()],
+        "verdicts": [{"experiment": one.experiment, **one.bar.as_json(), "values": one.values} for one in verdicts],
+    }  # fmt: skip
+    (out / "world.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    (out / "world.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"{sum(one.bar.met for one in verdicts)} of {len(verdicts)} shapes came out. Figures: {out}")
+    return 0
+
+
+def _run(names: list[str], seeds: range, size: Size, out: Path, results: Results, jobs: int) -> None:
+    done = {(one.experiment, one.variant, one.seed) for one in results.read()}
+    missing = [
+        (experiment.name, seed, [v for v in experiment.variants if (experiment.name, v, seed) not in done])
+        for seed in seeds
+        for experiment in EXPERIMENTS
+        if experiment.name in names
+    ]
+    missing = [task for task in missing if task[2]]
+    # Spawned, because a fork of a process that has threads (torch) may hang.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        # Bases first: the experiments of a seed share one, and two workers must not train it twice.
+        bases = [pool.submit(make_base, seed, out, size) for seed in sorted({seed for _, seed, _ in missing})]
+        for future in bases:
+            future.result()
+        futures = [pool.submit(run_experiment, name, seed, variants, out, size) for name, seed, variants in missing]
+        for future in as_completed(futures):
+            future.result()
+
+
+def make_base(seed: int, out: Path, size: Size) -> None:
+    """Train the base of a seed, in a process of its own, unless it is there."""
+    torch.set_num_threads(1)
+    if not (out / f"base-{seed}.pt").is_file():
+        started = time.monotonic()
+        Lab(seed, out, size).base()
+        print(f"base of seed {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def run_experiment(name: str, seed: int, variants: list[str], out: Path, size: Size) -> None:
+    """Run these variants of an experiment, in a process of its own, and keep each as soon as it is finished."""
+    torch.set_num_threads(1)
+    experiment = next(one for one in EXPERIMENTS if one.name == name)
+    lab, results = Lab(seed, out, size), Results(out / "runs.jsonl")
+    for variant in variants:
+        started = time.monotonic()
+        figures = experiment.run(lab, variant)
+        seconds = time.monotonic() - started
+        results.add(Finished(name, variant, seed, round(seconds, 2), figures))
+        shown = ", ".join(f"{key} {figures[key]:.3f}" for key in experiment.columns if key in figures)
+        print(f"{name}, {variant}, seed {seed}: {shown} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+
+
+def _forget(path: Path, name: str) -> None:
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if json.loads(line)["experiment"] != name), encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = [experiment.name for experiment in EXPERIMENTS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="everything is written below this folder")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds in all, those done before included")
+    parser.add_argument("--only", nargs="+", choices=names, default=[], help="these experiments alone")
+    parser.add_argument("--again", nargs="+", choices=names, default=[], help="forget these and run them again")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at once, one core each")
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything: proves the path, says nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

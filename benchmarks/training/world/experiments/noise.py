@@ -1,0 +1,40 @@
+"""Wrong captions, with and without a running-mean teacher."""
+
+from __future__ import annotations
+
+from benchmarks.training.world.fit import fit
+from benchmarks.training.world.lab import Lab
+from benchmarks.training.world.measure import R_AT_1, measure
+from benchmarks.training.world.shapes import Experiment, Figures, Shape
+from training.objectives import ObjectiveSettings
+from training.objectives.settings import Distillation
+
+WRONG_SHARE = 0.3
+
+
+def _noise(lab: Lab, variant: str) -> Figures:
+    checkpoint = lab.fresh()
+    training = lab.training(600)
+    data = lab.train if variant == "clean" else lab.train.with_wrong_captions(WRONG_SHARE, lab.seed)
+    settings = ObjectiveSettings()
+    if variant == "ema teacher":
+        ramp = lab.size.of(200)
+        settings = ObjectiveSettings(distillation=Distillation(alpha=0.4, ramp_steps=ramp, ema_decay=0.99))
+    batches = lab.batches(data, training)
+    fitted = fit(checkpoint.model, batches, training, seed=lab.seed, settings=settings)
+    return measure(checkpoint.model, lab.held_out).as_json() | fitted.as_json()
+
+
+NOISE = Experiment(
+    "noise",
+    f"{WRONG_SHARE:.0%} of the captions belong to other pictures: does a running-mean teacher help?",
+    ("clean", "plain", "ema teacher"),
+    _noise,
+    (
+        Shape(
+            "R@1 with the teacher less without", "ALBEF, Li et al. 2021, arXiv 2107.07651",
+            lambda found: found["ema teacher"][R_AT_1] - found["plain"][R_AT_1], 0.01,
+        ),
+    ),
+    (R_AT_1, "image_to_text_recall_at_1"),
+)  # fmt: skip

@@ -1,0 +1,144 @@
+"""Everything that the experiments of one seed share: the drawn pictures, fresh models, and one plainly trained base."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.training.world.batches import DrawnBatches, Tokenised, Tokenizer, Tokens, tokenise
+from benchmarks.training.world.fit import Fitted, fit
+from benchmarks.training.world.scenes import PLAIN, SHIFTED, SIDE_PX, STYLES, Style, Told, told
+from sightline.encoder.checkpoint import Checkpoint
+from training.model import build_checkpoint
+from training.recipe import Recipe, Training
+from training.vocabulary import narrow
+from training.world.scene import Split
+
+CONTEXT_LENGTH = 20
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything. ``steps`` multiplies the steps of every experiment."""
+
+    num_train: int = 8000
+    num_held_out: int = 400
+    base_steps: int = 400
+    steps: float = 1.0
+
+    def of(self, num_steps: int) -> int:
+        """That many steps at this size."""
+        return max(4, round(self.steps * num_steps))
+
+
+QUICK = Size(num_train=256, num_held_out=40, base_steps=6, steps=0.02)
+
+
+class Lab:
+    """The bench of one seed. ``folder`` keeps the base's weights, so that every experiment starts from the same."""
+
+    def __init__(self, seed: int, folder: Path, size: Size) -> None:
+        self.seed, self.folder, self.size = seed, folder, size
+        self._tokenizer = Tokenizer(CONTEXT_LENGTH)
+
+    @cached_property
+    def train(self) -> Tokenised:
+        """Training pictures in the plain style."""
+        return self._draw(PLAIN, "train")
+
+    @cached_property
+    def held_out(self) -> Tokenised:
+        """Pictures of scenes of which training has none."""
+        return self._draw(PLAIN, "held-out")
+
+    @cached_property
+    def shifted_train(self) -> Tokenised:
+        """Training pictures in the other style: other words, other backgrounds."""
+        return self._draw(SHIFTED, "train")
+
+    @cached_property
+    def shifted_held_out(self) -> Tokenised:
+        """Held-out pictures in the other style."""
+        return self._draw(SHIFTED, "held-out")
+
+    def fresh(self, *, logit_bias: float | None = None, scale: float | None = None) -> Checkpoint:
+        """An untrained model of this seed; with ``logit_bias`` one for the sigmoid loss."""
+        checkpoint = build_checkpoint(RECIPE.model_copy(update={"seed": self.seed}))
+        narrow(checkpoint.model, self._vocabulary)
+        model = checkpoint.model
+        if logit_bias is not None:
+            model.logit_bias = nn.Parameter(torch.tensor(logit_bias))
+        if scale is not None:
+            model.logit_scale.data.fill_(float(np.log(scale)))  # type: ignore[union-attr,operator]
+        return checkpoint
+
+    def base(self) -> tuple[Checkpoint, dict[str, float]]:
+        """A model trained plainly, in eval mode, with what was measured while it trained. A new copy each time."""
+        path = self.folder / f"base-{self.seed}.pt"
+        if not path.is_file():
+            checkpoint = self.fresh()
+            fitted = self.fit(checkpoint.model, self.train, self.training(self.size.base_steps, scaled=False))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            torch.save({"model": checkpoint.model.state_dict(), "figures": fitted.as_json()}, path)
+        saved = torch.load(path, weights_only=True)
+        checkpoint = copy.deepcopy(self._empty)
+        checkpoint.model.load_state_dict(saved["model"])
+        checkpoint.model.eval()
+        return checkpoint, saved["figures"]
+
+    def training(self, num_steps: int, *, scaled: bool = True, **settings: object) -> Training:
+        """The optimiser's settings of all experiments, but for what one of them varies."""
+        steps = self.size.of(num_steps) if scaled else num_steps
+        values = {"warmup_steps": min(20, steps // 4), "batch_size": 128, "learning_rate": 1e-3, **settings}
+        return Training.model_validate(
+            {"num_steps": steps, "optimizer": "muon", "muon_learning_rate": 5e-3, "weight_decay": 0.05, "beta2": 0.95,
+             "epsilon": 1e-8, "precision": "fp32", **values}
+        )  # fmt: skip
+
+    def fit(self, model: nn.Module, data: Tokenised, training: Training, *, negatives: bool = False) -> Fitted:
+        """Train the whole model on ``data`` with the plain loss."""
+        return fit(model, self.batches(data, training, negatives=negatives), training, seed=self.seed)
+
+    def batches(self, data: Tokenised, training: Training, *, negatives: bool = False) -> DrawnBatches:
+        """The batches of a run."""
+        size = min(training.batch_size, len(data))
+        return DrawnBatches(data, batch_size=size, seed=self.seed, negatives=negatives)
+
+    @cached_property
+    def _empty(self) -> Checkpoint:
+        return self.fresh()
+
+    @cached_property
+    def _told(self) -> dict[tuple[Style, Split], Told]:
+        counts: dict[Split, int] = {"train": self.size.num_train, "held-out": self.size.num_held_out}
+        return {(style, split): told(self.seed, style, split, num) for style in STYLES for split, num in counts.items()}
+
+    @cached_property
+    def _vocabulary(self) -> Tokens:
+        tokens = [self._tokenizer(one.captions).ravel() for one in self._told.values()]
+        return np.unique(np.concatenate(tokens))  # swaps have the words of captions
+
+    def _draw(self, style: Style, split: Split) -> Tokenised:
+        scenes = self._told[style, split]
+        return tokenise(scenes, scenes.paint(self.seed), self._tokenizer, self._vocabulary)
+
+
+RECIPE = Recipe.model_validate(
+    {
+        "name": "small-world",
+        "model": {
+            "embed_dim": 64,
+            "init_logit_scale": 20.0,
+            "vision": {"image_size": SIDE_PX, "patch_size": 8, "layers": 3, "width": 96, "head_width": 32},
+            "text": {"context_length": CONTEXT_LENGTH, "layers": 2, "width": 96, "heads": 3},
+        },
+        "training": {"num_steps": 1, "batch_size": 2, "learning_rate": 1e-3},
+    }
+)
+"""A ViT on 16 patches and a text tower of the same width: 0.6 million parameters beside the few words in use."""
