@@ -1,22 +1,21 @@
-"""``sightline world draw``, ``sightline train`` and ``sightline evaluate``."""
+"""``sightline world draw`` and ``sightline train``; the other commands of training register from here."""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.command.console import (
-    AcceptLicenceOption,
-    Console,
-    DeviceOption,
-    JsonOption,
-    PrecisionOption,
-)
+from sightline.command.console import Console, DeviceOption, JsonOption
+from training import evaluation_commands
 
 if TYPE_CHECKING:
-    from training.loop import Step
+    from training.loop import StageBegun, Step
+    from training.recipe import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +25,7 @@ def register(app: typer.Typer) -> None:
     group.command("draw")(draw)
     app.add_typer(group, name="world")
     app.command("train")(train)
-    app.command("evaluate")(evaluate)
+    evaluation_commands.register(app)
 
 
 def _group() -> None:
@@ -74,43 +73,50 @@ def draw(
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe in TOML, or a built-in one: drawn-world.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe in TOML, or a built-in one by its name, as drawn-world.")],
     data: Annotated[str, typer.Option(help="Captioned pictures: a folder, tars, captions.jsonl or tables.")],
-    out: Annotated[Path, typer.Option(help="The bundle to write; log and checkpoints go to OUT.training.")],
+    out: Annotated[Path, typer.Option(help="The bundle to write; log, trace and checkpoints go to OUT.training.")],
+    held_out: Annotated[
+        str | None,
+        typer.Option(help="Captioned pictures to watch the run with; by default the split held-out of the data."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Train or fine-tune an encoder on captioned pictures and export it as a bundle.
 
-    Where the data have splits (train-*.tar or a folder train), the split train is used.
+    Where the data have splits (train-*.tar or a folder train), the split train is used. On several GPUs, or on CPUs
+    of several sockets: `torchrun --nproc-per-node 2 -m sightline train …`
 
     Example: `sightline train drawn-world --data world --out encoder`
     """
     from training.recipe import read_recipe
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, silent=os.environ.get("RANK", "0") != "0")  # torchrun's first process speaks
     chosen = read_recipe(recipe)
-    from training.run import train_bundle  # after the recipe is known to be sound: torch takes seconds to load
+    from training.run import train_bundle  # after the recipe is known to be sound
 
     with (
         console.progress("reading", None) as read,
-        console.progress("training", chosen.training.num_steps) as advance,
+        console.progress("training", chosen.num_steps) as advance,
     ):
-        done = 0
-
-        def moved(step: Step) -> None:
-            nonlocal done
-            advance(step.step - done)
-            done = step.step
-
+        told = _Told(chosen, console.say, advance)
         finished = train_bundle(
-            chosen, data, out, resume=resume, device=device, on_data=read, on_step=moved, say=console.say
+            chosen,
+            data,
+            out,
+            held_out=held_out,
+            resume=resume,
+            device=device,
+            on_data=read,
+            on_step=told.moved,
+            on_stage=told.began,
+            say=console.say,
+            warn=console.warn,
         )
-    left_out = sum(finished.rejected.values())
-    if left_out:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(finished.rejected.items()))
-        console.warn(f"{left_out:,} samples were left out ({reasons}).")
+    if finished.manifest is None:
+        return
     console.result(
         {
             "bundle": str(out),
@@ -120,48 +126,43 @@ def train(
             "rejected": finished.rejected,
             "num_steps": finished.last.step,
             "last_loss": finished.last.loss,
+            "stages": [
+                {"name": stage.settings.name, "num_trained": stage.num_trained, "num_frozen": stage.num_frozen}
+                for stage in finished.stages
+            ],
             "log": str(finished.folder / "log.jsonl"),
         },
         f"Trained {chosen.name} for {finished.last.step:,} steps on {finished.num_pictures:,} pictures "
-        f"(loss {finished.last.loss:.3f}); the bundle is {out}.",
+        f"(loss {finished.last.loss:.3f}); the bundle is {out}, log and explorer are in {finished.folder}.",
     )
 
 
-def evaluate(
-    encoder: Annotated[str, typer.Option(help="A bundle, MODEL:TAG, MODEL:/path/to.safetensors or MODEL:random.")],
-    data: Annotated[str, typer.Option(help="Captioned pictures: a folder, tars, captions.jsonl or tables.")],
-    split: Annotated[
-        str | None,
-        typer.Option(help="SPLIT-*.tar or a folder SPLIT; by default held-out where there is one, else all."),
-    ] = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    accept_licence: AcceptLicenceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure an encoder on captioned pictures: retrieval both ways; on the drawn world also naming and
-    word order.
+class _Told:
+    """Says how a run goes: a line for each stage, and ten for the steps."""
 
-    Example: `sightline evaluate --encoder encoder --data world`
-    """
-    from sightline.encoder import load_encoder
-    from training.data import read_captioned, split_source
-    from training.evaluate import evaluate as measure
+    def __init__(self, recipe: Recipe, say: Callable[[str], None], advance: Callable[[int], None]) -> None:
+        self._recipe, self._say, self._advance = recipe, say, advance
+        self._every = max(1, math.ceil(recipe.num_steps / 10))
+        self._done = 0
+        self._since: list[float] = []  # seconds of the steps since the last line
 
-    console = Console(as_json=as_json)
-    source = split_source(data, split or "held-out", required=split is not None)
-    loaded = load_encoder(encoder, device=device, precision=precision, accept_licence=accept_licence)
-    if loaded.identity.untrained:
-        console.warn("these weights are untrained: the figures say nothing about any trained encoder.")
-    console.say(f"Reading {source} …")
-    with console.progress("reading", None) as advance:
-        pairs = read_captioned(source, loaded.identity.pixels, progress=advance)
-    total = len(pairs) + sum(len(several) for several in pairs.captions)
-    with console.progress("encoding", total) as advance:
-        report = measure(loaded, pairs, progress=advance)
-    values = report.values()
-    width = max(map(len, values))
-    console.result(
-        {"encoder": encoder, "fingerprint": loaded.fingerprint, "data": data, "rejected": pairs.rejected, **values},
-        "\n".join(f"{name:{width}}  {value:g}" for name, value in values.items()),
-    )
+    def began(self, stage: StageBegun) -> None:
+        """A stage begins: what it trains."""
+        settings = stage.settings
+        self._say(
+            f"Stage {settings.name}: {settings.num_steps:,} steps train {stage.num_trained:,} parameters "
+            f"({', '.join(settings.train)}); {stage.num_frozen:,} stay as they are."
+        )
+
+    def moved(self, step: Step) -> None:
+        """A step is done."""
+        self._advance(step.step - self._done)
+        self._done = step.step
+        self._since.append(step.seconds)
+        if step.step % self._every == 0 or step.step == self._recipe.num_steps:
+            rate = self._recipe.training.batch_size * len(self._since) / max(sum(self._since), 1e-9)
+            self._since.clear()
+            self._say(
+                f"step {step.step:,} of {self._recipe.num_steps:,}: loss {step.loss:.3f}, "
+                f"logit scale {step.logit_scale:.1f}, {rate:,.0f} pairs/s"
+            )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from training.metrics import image_to_text, text_to_image
+from training.evaluation.retrieval import image_to_text, text_to_image
 from training.watching.held_out import Vectors
 
 SMALLEST_FALL = 0.02

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from sightline.errors import SourceError
 from sightline.images import Pixels, PixelSpec
 from training.data import Captioned, read_captioned, split_source
-from training.evaluate import evaluate
-from training.metrics import Vectors
+from training.evaluation import Bootstrap, evaluate
+from training.evaluation.measure import caption_weights
+from training.evaluation.places import Vectors
+from training.evaluation.zero_shot import ClassesFile
 from training.world.scene import COLOURS, SHAPES, Scene, from_record
 
 SPEC = PixelSpec(height_px=32, width_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -80,12 +83,15 @@ def data(world: Path) -> Captioned:
     return read_captioned(split_source(str(world), "held-out"), SPEC)
 
 
+def with_metadata(data: Captioned, metadata: Sequence[dict[str, Any]]) -> Captioned:
+    return Captioned(data.pixels, data.captions, tuple(metadata), data.rejected, data.digest)
+
+
 def test_an_encoder_that_knows_all_scores_one(data: Captioned) -> None:
-    report = evaluate(Oracle(data), data)
+    values = evaluate(Oracle(data), data).values()
     scenes = [scene for record in data.metadata if isinstance(scene := from_record(record), Scene)]
-    assert report.num_single == sum(len(scene.things) == 1 for scene in scenes) > 0
-    assert report.num_swaps == sum(len(scene.things) == 2 for scene in scenes) > 0
-    values = report.values()
+    assert values["num_single"] == sum(len(scene.things) == 1 for scene in scenes) > 0
+    assert values["num_swaps"] == sum(len(scene.things) == 2 for scene in scenes) > 0
     for name in (
         "text_to_image_recall_at_1",
         "any_text_to_image_recall_at_1",
@@ -106,7 +112,7 @@ def test_a_collapsed_encoder_scores_chance(data: Captioned) -> None:
 
 
 def test_data_without_scenes_are_only_retrieved(data: Captioned) -> None:
-    plain = Captioned(data.pixels, data.captions, tuple({} for _ in data.metadata), data.rejected, data.digest)
+    plain = with_metadata(data, [{}] * len(data))
     values = evaluate(Oracle(plain), plain).values()
     assert values["num_images"] == 24
     assert not {"zero_shot_colour", "swaps_ranked_rightly"} & set(values)
@@ -118,40 +124,57 @@ def test_progress_counts_every_picture_and_caption(data: Captioned) -> None:
     assert sum(seen) == 24 * 6
 
 
-def test_splits(world: Path, tmp_path: Path) -> None:
-    assert split_source(str(world), "train") == str(world / "train-[0-9]*.tar")
-    assert split_source(str(world), "dev") == str(world)
-    with pytest.raises(SourceError, match=r"no split 'dev'; it has held-out, train"):
-        split_source(str(world), "dev", required=True)
-    (tmp_path / "photos-dev-0000.tar").touch()
-    assert split_source(str(tmp_path), "dev") == str(tmp_path / "*-dev-[0-9]*.tar")
-    (tmp_path / "train").mkdir()
-    assert split_source(str(tmp_path), "train") == str(tmp_path / "train")
-    assert split_source(str(tmp_path), "held-out") == str(tmp_path)
+def test_the_flat_figures_that_others_read_keep_their_names(data: Captioned) -> None:
+    values = evaluate(Collapsed(), data).values()
+    old = ["num_images", "num_captions"]
+    for prefix in ("text_to_image", "any_text_to_image", "image_to_text"):
+        old += [f"{prefix}_{name}" for name in ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank")]
+    old += ["zero_shot_colour", "zero_shot_shape", "num_single", "swaps_ranked_rightly", "num_swaps"]
+    assert [name for name in values if name in old] == old
+    assert all(isinstance(value, int | float) and np.isfinite(value) for value in values.values())
 
 
-def test_data_without_captions_are_refused(tmp_path: Path, data: Captioned) -> None:
-    from PIL import Image
+def test_labelled_pictures_are_named_by_class(data: Captioned) -> None:
+    kinds = ["first", "second"]
+    labelled = with_metadata(data, [{"kind": kinds[row % 2]} if row < 20 else {} for row in range(len(data))])
+    classes = ClassesFile(classes=("first", "second"), templates=("{}",), label="kind")
+    values = evaluate(Collapsed(), labelled, classes=classes, bootstrap=Bootstrap(num_resamples=20))
+    assert values.values()["zero_shot_accuracy"] == 0.5 and values.values()["num_labelled"] == 20
+    assert values.per_class() == {"class": {"first": 0.5, "second": 0.5}}
+    assert values.intervals()["zero_shot_accuracy"] == (0.5, 0.5)
+    with pytest.raises(SourceError, match="No picture has a known class under the metadata key 'kind'"):
+        evaluate(Collapsed(), data, classes=classes)
 
-    for number in range(3):
-        Image.fromarray(data.pixels[number]).save(tmp_path / f"{number}.png")
-    with pytest.raises(SourceError, match=r"holds no captioned pictures .*no_caption 3.*; give pictures with"):
-        read_captioned(str(tmp_path), SPEC)
-    (tmp_path / "0.txt").write_text("  \n")
-    (tmp_path / "1.txt").write_text("a picture\n\nanother sentence\n")
-    with pytest.raises(SourceError, match=r"2 of 3 samples .* cannot be used"):
-        read_captioned(str(tmp_path), SPEC)
+
+def test_a_typographic_attack_needs_classes(data: Captioned) -> None:
+    found = evaluate(Collapsed(), data, typographic=True).values()
+    assert found["num_typographic"] == found["num_single"]
+    with pytest.raises(SourceError, match=r"give --classes FILE\.json"):
+        evaluate(Collapsed(), with_metadata(data, [{}] * len(data)), typographic=True)
 
 
-def test_a_few_bad_pictures_are_left_out_and_counted(tmp_path: Path, data: Captioned) -> None:
-    from PIL import Image
+def test_an_encoder_keeps_all_neighbours_of_itself(data: Captioned) -> None:
+    values = evaluate(Oracle(data), data, base=(Oracle(data), data)).values()
+    assert values["neighbour_overlap_at_10"] == 1 and values["text_neighbour_overlap_at_10"] == 1
 
-    for number in range(24):
-        Image.fromarray(data.pixels[number]).save(tmp_path / f"{number:02}.png")
-        (tmp_path / f"{number:02}.txt").write_text(f"picture {number}")
-    (tmp_path / "07.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    found = read_captioned(str(tmp_path), SPEC)
-    assert len(found) == 23
-    assert sum(found.rejected.values()) == 1
-    assert ("picture 7",) not in found.captions
-    assert (found.pixels[0] == data.pixels[0]).all()
+
+def test_grades_of_captions_come_from_the_metadata(data: Captioned) -> None:
+    assert caption_weights(data) is None
+    counts = [len(several) for several in data.captions]
+    grades = [1.0, *[0.25] * (counts[0] - 1)]
+    graded = with_metadata(data, [{"weights": grades}, {"weights": [2.0] * counts[1]}, {"weights": []}, *[{}] * 21])
+    weights = caption_weights(graded)
+    assert weights is not None and len(weights) == sum(counts)
+    assert weights.tolist() == [*grades, *[1.0] * sum(counts[1:])]
+
+
+def test_the_worst_queries_are_shown_with_what_they_found(data: Captioned) -> None:
+    oracle = Oracle(data)
+    assert evaluate(oracle, data).missed_pictures == ()
+    oracle.texts[data.captions[0][0]] = 5  # this caption now describes picture 5
+    report = evaluate(oracle, data)
+    missed = [one for one in report.missed_pictures if one.caption == data.captions[0][0]]
+    assert [one.row for one in missed] == [0] and missed[0].found[0] == 5 and missed[0].rank > 1
+    collapsed = evaluate(Collapsed(), data)
+    assert len(collapsed.missed_pictures) == len(collapsed.missed_captions) == 12
+    assert len({one.row for one in collapsed.missed_pictures}) == 12
