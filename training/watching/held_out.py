@@ -30,8 +30,9 @@ THUMBNAIL_PX = 72
 class HeldOut:
     """N pictures with one caption each.
 
-    ``pixels`` uint8 [N, H, W, 3], or ``features`` float32 [N, F] where the image tower is locked and cached;
-    ``tokens`` int64 [N, L] in the numbering that the model has during the run (see ``training.vocabulary``).
+    ``pixels`` uint8 [N, H, W, 3]; ``features`` float32 [N, F], where the image tower is locked and cached, are encoded
+    instead of them. ``tokens`` int64 [N, L] in the numbering that the model has during the run (see
+    ``training.vocabulary``).
     """
 
     pixels: Pixels | None
@@ -79,7 +80,7 @@ class HeldOut:
             step=0,
             epoch=0,
             rows=rows,
-            pixels=None if self.pixels is None else self.pixels[rows],
+            pixels=None if self.pixels is None or self.features is not None else self.pixels[rows],
             features=None if self.features is None else self.features[rows],
             tokens=self.tokens[rows],
         )

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sightline.images import Pixels
 from training.batch import Batch
 from training.watching.held_out import AT_ONCE, THUMBNAIL_PX, HeldOut, evaluating, spread_rows
 
@@ -83,9 +84,10 @@ def test_thumbnails_are_small_jpegs() -> None:
     assert (picture.format, picture.size) == ("JPEG", (THUMBNAIL_PX, THUMBNAIL_PX))
 
 
-def test_cached_features_have_no_thumbnails_and_are_passed_on() -> None:
-    pairs = HeldOut(None, np.eye(3, dtype=np.float32), np.zeros((3, 2), np.int64), ("a", "b", "c"))
-    assert pairs.thumbnails() == []
+@pytest.mark.parametrize("pixels", [None, np.zeros((3, 8, 8, 3), np.uint8)])
+def test_cached_features_are_encoded_instead_of_pixels(pixels: Pixels | None) -> None:
+    pairs = HeldOut(pixels, np.eye(3, dtype=np.float32), np.zeros((3, 2), np.int64), ("a", "b", "c"))
+    assert len(pairs.thumbnails()) == (0 if pixels is None else 3)
 
     def encode(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         assert batch.pixels is None
