@@ -9,21 +9,22 @@ makes them each other's negatives.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sightline.images import Pixels
+from sightline.encoder import load_encoder
+from sightline.errors import SourceError
+from sightline.images import Pixels, PixelSpec
 from sightline.index import VectorIndex
 from training.data.captioned import Captioned, caption_key, content_hashes, numbered
-from training.data.neighbours import MiningSettings, Neighbours
+from training.data.neighbours import MiningSettings, Neighbours, load_neighbours, save_neighbours
+from training.data.reading import Progress, read_captioned
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
-Progress = Callable[[int], None]
-"""Called with the number of pictures or captions just encoded."""
-
 _IMAGES_AT_ONCE = 64
 _TEXTS_AT_ONCE = 256
 _QUERIES_AT_ONCE = 1024
@@ -58,6 +59,41 @@ def mine(
     captions = [text for several in data.captions for text in several]
     texts = _encoded(encoder.encode_texts, captions, _TEXTS_AT_ONCE, progress)  # [T, D]
     return Neighbours(find_neighbours(images, texts, data, settings), encoder.fingerprint, data.digest, settings.margin)
+
+
+def neighbours_for(
+    spec: str,
+    source: str,
+    data: Captioned,
+    pixels: PixelSpec,
+    settings: MiningSettings,
+    folder: Path,
+    *,
+    device: str = "auto",
+    accept_licence: str | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Neighbours:
+    """The hard neighbours of ``data`` (read from ``source`` as ``pixels``) that the encoder ``spec`` finds, kept in
+    ``folder``; a resumed run takes those that lie there.
+
+    Where the encoder sees pictures differently, they are read once more as it does. Raises SourceError, StorageError
+    and what ``sightline.encoder.load_encoder`` raises.
+    """
+    if resume:
+        found = load_neighbours(folder, data.digest)
+        if (found.margin, found.rows.shape[1]) == (settings.margin, settings.num_neighbours):
+            return found
+    encoder = load_encoder(spec, device=device, accept_licence=accept_licence)
+    seen = data
+    if encoder.identity.pixels != pixels:
+        seen = read_captioned(source, encoder.identity.pixels, folder=folder, progress=progress)
+        if seen.captions != data.captions:
+            raise SourceError(f"{source} changed while it was read; start again when nothing writes to it.")
+    mined = mine(encoder, seen, settings, progress=progress)
+    neighbours = Neighbours(mined.rows, mined.encoder, data.digest, mined.margin)
+    save_neighbours(neighbours, folder)
+    return neighbours
 
 
 def find_neighbours(images: Vectors, texts: Vectors, data: Captioned, settings: MiningSettings) -> Rows:

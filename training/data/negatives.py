@@ -26,9 +26,9 @@ class NegativeSettings(BaseModel):
     ``per_image`` negatives stand behind the captions of every batch; 0 is off. ``kinds``, taken in turn where a caption
     allows them: "supplied" are those in the picture's metadata under ``supplied_key`` (a text or a list of texts;
     "swap.swapped" looks inside objects); "attributes" exchanges what is said of two things (a red ball and a blue cube
-    → a blue ball and a red cube), "relations" turns a relation round (left of → right of), "roles" exchanges
-    subject and object, "objects" and "colours" put another thing or colour in. ``exclusive`` adds lists of things of
-    which a thing can be only one. The rules know English. Where a caption gives too few, captions of other pictures fill up.
+    → a blue ball and a red cube), "relations" turns a relation round (left of → right of), "roles" exchanges subject
+    and object, "objects" and "colours" put another thing or colour in. ``exclusive`` adds lists of things of which a
+    thing can be only one. The rules know English. Where a caption gives too few, captions of other pictures fill up.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
