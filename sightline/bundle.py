@@ -54,7 +54,10 @@ class ImageEngine(_Strict):
 
 class BundleManifest(_Strict):
     """``sightline.json``. ``fingerprint`` names the function (weights, architecture, preprocessing, text handling):
-    two encoders with the same fingerprint give the same vectors up to rounding, whatever file they came from."""
+    two encoders with the same fingerprint give the same vectors up to rounding, whatever file they came from.
+
+    ``same_images_as`` are fingerprints of encoders with the same image tower, tensor by tensor, and another text tower:
+    vectors of pictures that one of them made are also this one's, vectors of texts are not."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -65,6 +68,7 @@ class BundleManifest(_Strict):
     score_scale: ScoreScale
     licence: str
     image_engine: ImageEngine | None = None
+    same_images_as: tuple[str, ...] | None = None
     provenance: dict[str, Any] = {}
     files: dict[str, FileRecord] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,17 @@ _MAX_DIFFERENCE = 1e-6
 
 
 def write_bundle(
-    checkpoint: Checkpoint, out: Path, *, provenance: dict[str, Any] | None = None
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    provenance: dict[str, Any] | None = None,
+    same_images_as: Sequence[str] = (),
+    add_files: Callable[[Encoder, Path], None] | None = None,
 ) -> bundle.BundleManifest:
     """Export a checkpoint as a bundle directory at ``out``.
+
+    ``same_images_as``: see ``BundleManifest``. ``add_files`` may write more files into the directory before it is
+    sealed.
 
     The bundle is written beside ``out``, loaded back from disk, compared with the model in memory on probe pixels and
     texts (largest difference 1e-6) and only then renamed. Raises StorageError, HubUnreachable (a tokenizer that must
@@ -47,6 +56,8 @@ def write_bundle(
         if checkpoint.model_cfg["text_cfg"].get("hf_tokenizer_name"):
             load_tokenizer(checkpoint).save_pretrained(str(directory))  # type: ignore[attr-defined]
         original = wrap_checkpoint(checkpoint, device="cpu", precision="fp32")
+        if add_files is not None:
+            add_files(original, directory)
         manifest = bundle.seal_bundle(
             directory,
             bundle.BundleManifest(
@@ -57,6 +68,7 @@ def write_bundle(
                 texts=checkpoint.texts,
                 score_scale=score_scale(checkpoint.model),
                 licence=checkpoint.licence,
+                same_images_as=tuple(same_images_as) or None,
                 provenance={**checkpoint.provenance, **(provenance or {})},
             ),
         )
@@ -90,6 +102,7 @@ def write_int8_bundle(
                     "name": f"{base.name} (int8)",
                     "fingerprint": named,
                     "image_engine": engine,
+                    "same_images_as": None,  # the engine's vectors are near the original's, not equal
                     "provenance": {**base.provenance, "original_fingerprint": base.fingerprint},
                 }
             ),
