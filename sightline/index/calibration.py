@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import time
@@ -18,10 +19,12 @@ from sightline.index.runtime import faiss, require_faiss
 from sightline.index.scan import score_rows
 from sightline.index.store import ShardFiles
 
-_SCAN_BYTES = 2**26
+SCAN_BYTES = 2**26
 """64 MiB: more than a core's own cache, so that memory is measured and not the cache."""
 
-_CODE_ROWS = 16_384
+CODES_NEAR_ROWS = 16_384
+"""Few enough that their codes stay in a core's own cache; ``codes_row_far`` is measured beyond it."""
+
 _REPEATS = 3
 
 
@@ -30,11 +33,14 @@ class Speeds:
     """Seconds per row of one thread, at the dimension that was measured; ``*_flops``: operations a second, all cores.
 
     ``encode_row`` is the making of a row's product code, ``refine_row`` the reading and exact scoring of a stored row.
+    ``codes_row`` holds for ``CODES_NEAR_ROWS`` rows, in a cache; ``codes_row_far`` for ``SCAN_BYTES`` and more:
+    with 128 MB of codes a scan took 2.7 times as long a row as with 2 MB.
     """
 
     exact_row: float
     sq8_row: float
     codes_row: float
+    codes_row_far: float
     encode_row: float
     refine_row: float
     float_flops: float
@@ -64,16 +70,17 @@ def measure(dim: int) -> Speeds:
     """Scan, encode and multiply small made-up vectors of ``dim`` (even) dimensions. Raises DependencyMissing."""
     require_faiss()
     generator = np.random.default_rng(0)
-    rows = max(_SCAN_BYTES // (2 * dim), 1024)
+    rows = max(SCAN_BYTES // (2 * dim), 1024)
     query = generator.standard_normal((1, dim)).astype(np.float32)
     query /= np.linalg.norm(query)
     some = generator.standard_normal((1024, dim)).astype(np.float16) / np.float16(dim**0.5)  # [1024, D]
     half = np.tile(some, (rows // 1024, 1))
-    encode_row, codes_row = _codes(some, query, dim)
+    encode_row, codes_row, codes_row_far = _codes(some, query, dim)
     return Speeds(
         exact_row=_scan(faiss.ScalarQuantizer.QT_fp16, half.view(np.uint8), query) / len(half),
         sq8_row=_scan(faiss.ScalarQuantizer.QT_8bit, half.view(np.uint8)[:, :dim].copy(), query) / len(half),
         codes_row=codes_row,
+        codes_row_far=codes_row_far,
         encode_row=encode_row,
         refine_row=_refine(half, query),
         float_flops=_product(dim, torch.float32),
@@ -89,16 +96,21 @@ def _scan(kind: int, codes: npt.NDArray[np.uint8], query: Scores) -> float:
     return _fastest(lambda: index.search(query, 10))
 
 
-def _codes(some: Half, query: Scores, dim: int) -> tuple[float, float]:
-    """Seconds to encode a row with all cores, and to scan one with one thread."""
-    index = faiss.IndexPQFastScan(dim, dim // 2, 4, faiss.METRIC_INNER_PRODUCT)
-    index.pq.cp.niter = 2
-    index.train(some.astype(np.float32))
-    block = np.tile(some, (_CODE_ROWS // len(some), 1)).astype(np.float32)
+def _codes(some: Half, query: Scores, dim: int) -> tuple[float, float, float]:
+    """Seconds to encode a row with all cores, and to scan one with one thread, in a cache and beyond it."""
+    codes = faiss.IndexPQ(dim, dim // 2, 4, faiss.METRIC_INNER_PRODUCT)
+    codes.pq.cp.niter = 2
+    codes.train(some.astype(np.float32))
+    block = np.tile(some, (CODES_NEAR_ROWS // len(some), 1)).astype(np.float32)
     started = time.perf_counter()
-    index.add(block)
+    codes.add(block)
     encode = time.perf_counter() - started
-    return encode / len(block), _fastest(lambda: index.search(query, 100)) / len(block)
+    few = codes.sa_encode(block)  # [N, D / 4]
+    near = _fastest(functools.partial(faiss.IndexPQFastScan(codes).search, query, 100))
+    num_more = max(SCAN_BYTES // few.nbytes - 1, 1)
+    codes.add_sa_codes(np.tile(few, (num_more, 1)))
+    far = _fastest(functools.partial(faiss.IndexPQFastScan(codes).search, query, 100))
+    return encode / len(block), near / len(block), far / codes.ntotal
 
 
 def _refine(half: Half, query: Scores) -> float:

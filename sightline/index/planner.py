@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sightline.errors import MemoryShort
-from sightline.index.calibration import Machine, Speeds
+from sightline.index.calibration import CODES_NEAR_ROWS, SCAN_BYTES, Machine, Speeds
 from sightline.index.plans import (
     CODES_SAMPLE,
     HNSW_LINKS,
@@ -26,8 +26,11 @@ from sightline.index.plans import (
 TARGET_MS = 25.0
 """A search box feels immediate below 100 ms, of which the encoder and the answer take most on a CPU."""
 
-_PROBED_SHARE = 0.2
+_PROBED_SHARE = 0.3
+_EF_SEARCH = 1024
 _ROUNDS = 8
+_ASSIGNMENT = 2.0
+"""FAISS finds each row's list at about half the speed of the matrix product in it."""
 _OVERHEAD = 2e-4
 _ROW_BYTES_OF_ID = 8
 _DISK_BYTES_PER_SECOND = 5e8
@@ -137,7 +140,7 @@ def _exact(count: int, dim: int, machine: Machine, speeds: Speeds) -> _Estimate:
 def _lists_build(count: int, dim: int, speeds: Speeds) -> float:
     lists = num_lists(count)
     sample = min(SAMPLE_PER_LIST * lists, count)
-    return 2.0 * dim * lists * (_ROUNDS * sample / speeds.bfloat_flops + count / speeds.float_flops)
+    return 2.0 * dim * lists * (_ROUNDS * sample / speeds.bfloat_flops + _ASSIGNMENT * count / speeds.float_flops)
 
 
 def _lists_bytes(count: int, dim: int, code_bytes: float) -> float:
@@ -153,7 +156,7 @@ def _ivf_sq8(count: int, dim: int, machine: Machine, speeds: Speeds) -> _Estimat
 
 def _ivf_codes(count: int, dim: int, machine: Machine, speeds: Speeds) -> _Estimate:
     memory = _lists_bytes(count, dim, dim / 4)
-    seconds = _PROBED_SHARE * count * speeds.codes_row + PLANS["ivf-codes"].refine * speeds.refine_row
+    seconds = _PROBED_SHARE * count * _codes_row(count, dim, speeds) + PLANS["ivf-codes"].refine * speeds.refine_row
     seconds += num_lists(count) * 2 * speeds.exact_row + _OVERHEAD
     return _Estimate(memory, memory, _lists_build(count, dim, speeds) + _encode(count, speeds), seconds)
 
@@ -168,8 +171,15 @@ def _ivf_disk(count: int, dim: int, machine: Machine, speeds: Speeds) -> _Estima
 
 def _codes(count: int, dim: int, machine: Machine, speeds: Speeds) -> _Estimate:
     memory = count * dim / 4
-    seconds = count * speeds.codes_row + num_candidates(count) * speeds.refine_row + _OVERHEAD
+    seconds = count * _codes_row(count, dim, speeds) + num_candidates(count) * speeds.refine_row + _OVERHEAD
     return _Estimate(memory, memory, _encode(count, speeds), seconds)
+
+
+def _codes_row(count: int, dim: int, speeds: Speeds) -> float:
+    """Seconds to scan a row's code: between the two that were measured by the logarithm of the size."""
+    near, far = math.log(CODES_NEAR_ROWS * dim / 4), math.log(SCAN_BYTES)
+    share = min(max((math.log(max(count, 1) * dim / 4) - near) / (far - near), 0.0), 1.0)
+    return speeds.codes_row + share * (speeds.codes_row_far - speeds.codes_row)
 
 
 def _encode(count: int, speeds: Speeds) -> float:
@@ -181,7 +191,7 @@ def _hnsw(count: int, dim: int, machine: Machine, speeds: Speeds) -> _Estimate:
     memory = count * (dim + 4.0 * 2 * HNSW_LINKS + 16)
     look = 2 * speeds.sq8_row
     spread = math.log2(max(count, 2)) / math.log2(1e6)
-    seconds = 512 * spread * HNSW_LINKS * look + PLANS["hnsw"].refine * speeds.refine_row
+    seconds = _EF_SEARCH * spread * HNSW_LINKS * look + PLANS["hnsw"].refine * speeds.refine_row
     build = count * 40 * 2 * HNSW_LINKS * spread * look / machine.num_cores * 2
     return _Estimate(memory, memory, build, seconds + _OVERHEAD)
 

@@ -10,7 +10,7 @@ from sightline.index.planner import plan
 from sightline.index.plans import PLANS
 
 LAPTOP = Machine(memory_bytes=16 * 10**9, num_cores=2)
-SPEEDS = Speeds(80e-9, 90e-9, 7e-9, 5e-6, 2e-6, 1e11, 1e12)
+SPEEDS = Speeds(80e-9, 90e-9, 7e-9, 16e-9, 5e-6, 2e-6, 1e11, 1e12)
 """As measured on two cores of a Sapphire Rapids at 512 dimensions."""
 
 
@@ -73,3 +73,9 @@ def test_this_machine_can_be_measured() -> None:
     assert all(value > 0 for value in vars(speeds).values())
     assert this_machine(5).memory_bytes == 5
     assert this_machine().num_cores >= 1
+
+
+def test_codes_beyond_the_caches_are_scanned_more_slowly() -> None:
+    few, many = (plan(count, 512, LAPTOP, SPEEDS).candidate("codes").latency_ms / count for count in (100_000, 10**6))
+    assert many > few
+    assert plan(10**7, 512, LAPTOP, SPEEDS).candidate("codes").latency_ms > 10**7 * SPEEDS.codes_row_far * 1e3
