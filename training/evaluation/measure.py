@@ -29,7 +29,7 @@ from training.evaluation.typographic import TypographicAttack, attack
 from training.evaluation.zero_shot import ClassesFile, ZeroShot, ensemble, zero_shot
 from training.world.scene import SHAPES
 
-BASE = tuple[EncodesPairs, Captioned]
+Base = tuple[EncodesPairs, Captioned]
 """The encoder to compare neighbours with, and the same pictures as it sees them."""
 
 
@@ -41,7 +41,7 @@ def evaluate(
     suites: Sequence[PairSuite] = (),
     spec: PixelSpec | None = None,
     typographic: bool = False,
-    base: BASE | None = None,
+    base: Base | None = None,
     bootstrap: Bootstrap | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -103,7 +103,7 @@ def measure_vectors(
         text_to_image=summarise(of_texts, len(images), image_rows, bootstrap),
         image_to_text=summarise(of_images, len(texts), np.arange(len(images)), bootstrap),
         similarities=similarities(everything, by_image.scores),
-        geometry=geometry(images, texts, by_image.scores),
+        geometry=geometry(images, texts, image_rows, by_image.scores),
         text_ranks=of_texts.ranks,
         image_ranks=of_images.ranks,
     )
@@ -182,7 +182,7 @@ def _attack(
 
 
 def _compare(
-    images: Vectors, texts: Vectors, base: BASE, captions: Sequence[str], progress: Progress | None
+    images: Vectors, texts: Vectors, base: Base, captions: Sequence[str], progress: Progress | None
 ) -> NeighbourOverlap:
     encoder, data = base
     base_images = encode_all_pixels(encoder, data.pixels, progress)

@@ -187,5 +187,5 @@ def test_the_published_recall_of_openai_clip_on_coco_pairs() -> None:
     found = measure_vectors(images, texts, np.arange(500))
     assert found.image_to_text.recall[1] == pytest.approx(0.552)
     assert found.text_to_image.recall[1] == pytest.approx(0.506)
-    assert found.geometry.modality_gap == pytest.approx(0.82, abs=0.02)  # Liang et al. 2022 on more of COCO: 0.8221
+    assert found.geometry.modality_gap == pytest.approx(0.82, abs=0.04)  # Liang et al. 2022 on more of COCO: 0.8221
     assert 0.2 < found.similarities.matched_mean < 0.35

@@ -8,7 +8,7 @@ import pytest
 from tests.training.evaluation.vectors import captioned, unit
 from training.evaluation.measure import measure_vectors
 from training.evaluation.places import Vectors
-from training.evaluation.similarity import Histogram, bin_edges, energy_distance, geometry, similarities, uniformity
+from training.evaluation.similarity import Histogram, bin_edges, covariance_gap, geometry, similarities, uniformity
 
 
 def all_scores(images: Vectors, texts: Vectors, rows: np.ndarray) -> tuple[Vectors, Vectors]:
@@ -69,25 +69,50 @@ def test_a_collapsed_modality_has_uniformity_zero() -> None:
     assert uniformity(np.tile(unit(np.random.default_rng(0), 1), (20, 1)).astype(np.float64)) == pytest.approx(0)
 
 
+def gaps(images: Vectors, texts: Vectors) -> tuple[float, float]:
+    found = geometry(images, texts, np.arange(len(texts)), np.ones(1, np.float32))
+    return found.modality_gap, found.distribution_gap
+
+
 def test_the_distribution_gap_sees_what_means_do_not() -> None:
     rng = np.random.default_rng(3)
-    base = unit(rng, 400, 16)
-    same = geometry(base[:200], base[200:], np.ones(1, np.float32))
-    assert same.distribution_gap < 0.12
+    images, texts = unit(rng, 3000, 16), unit(rng, 3000, 16)
+    assert gaps(images, texts)[1] < 0.1
     away = np.zeros(16, np.float32)
     away[0] = 0.8
-    moved = base[200:] + away  # the same cloud elsewhere: a gap of means alone
-    shifted = geometry(base[:200], moved, np.ones(1, np.float32))
-    assert shifted.modality_gap > 0.6 and shifted.distribution_gap == pytest.approx(same.distribution_gap, abs=1e-6)
-    flat = base[200:].copy()
+    means, clouds = gaps(images, texts + away)  # the same cloud elsewhere: a gap of means alone
+    assert means > 0.7 and clouds == pytest.approx(gaps(images, texts)[1], abs=0.01)
+    flat = texts.copy()
     flat[:, 8:] = 0
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
-    assert geometry(base[:200], flat, np.ones(1, np.float32)).distribution_gap > 2 * same.distribution_gap
+    # Covariances I/16 and, in half of the directions, I/8: 1 - 2 (1/16) / (1/16 + 1/8) = 1/3.
+    assert gaps(images, flat)[1] == pytest.approx(np.sqrt(1 / 3), abs=0.02)
+    other = images.copy()
+    other[:, :8] = 0
+    assert gaps(other, flat)[1] == pytest.approx(1, abs=0.01)
 
 
-def test_energy_distance_equals_its_definition() -> None:
+def test_small_samples_and_matched_pairs_do_not_look_like_a_gap_or_its_absence() -> None:
+    found = [
+        gaps(unit(np.random.default_rng(n), 40, 64), unit(np.random.default_rng(n + 99), 40, 64))[1] for n in range(20)
+    ]
+    assert np.mean(found) < 0.25  # over all pairs, of a vector with itself too, it would be 0.75
+    images = unit(np.random.default_rng(5), 40, 64)
+    assert gaps(images, images)[1] == pytest.approx(0, abs=1e-3)
+
+
+def test_the_covariance_gap_equals_its_definition() -> None:
     rng = np.random.default_rng(4)
-    x, y = rng.standard_normal((7, 3)), rng.standard_normal((9, 3)) + 1
-    between = np.mean([np.linalg.norm(a - b) for a in x for b in y])
-    within = [np.mean([np.linalg.norm(a - b) for a, b in itertools.combinations(one, 2)]) for one in (x, y)]
-    assert energy_distance(x, y) == pytest.approx(np.sqrt(2 * between - sum(within)))
+    x, y = (
+        (rng.standard_normal((7, 3)) + np.arange(3)).astype(np.float32),
+        rng.standard_normal((9, 3)).astype(np.float32),
+    )
+    rows = np.array([0, 0, 1, 2, 3, 4, 5, 6, 6])
+    first, second = (
+        np.mean([(a @ b) ** 2 for a, b in itertools.permutations(one.astype(np.float64), 2)]) for one in (x, y)
+    )
+    across = np.mean([float(x[i] @ y[j]) ** 2 for i in range(7) for j in range(9) if rows[j] != i])
+    assert covariance_gap(x, y, rows) == pytest.approx(np.sqrt(max(0, 1 - 2 * across / (first + second))), abs=1e-5)
+    assert covariance_gap(x * 2, x, np.arange(7)) > 0.5
+    assert np.isnan(covariance_gap(x[:1], y, np.zeros(9, np.int64)))
+    assert np.isnan(covariance_gap(np.zeros((4, 3), np.float32), np.zeros((4, 3), np.float32), np.arange(4)))

@@ -68,6 +68,6 @@ def test_a_word_stands_in_the_lower_part(height: int, width: int, word: str) -> 
     after = write_word(before, word)
     assert after.shape == before.shape and (before == 128).all()
     changed = np.flatnonzero((after != before).any(axis=(1, 2)))
-    assert (len(changed) and (after == 255).any()) or width < 24
+    assert (after > 150).any() and (after < 50).any()  # ink and plate
     if height >= 24:
         assert changed[0] > height // 3
