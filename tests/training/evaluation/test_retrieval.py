@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -178,11 +177,8 @@ def test_intervals_hold_the_figure_and_are_the_same_each_time() -> None:
 
 
 @pytest.mark.realdata
-def test_the_published_recall_of_openai_clip_on_coco_pairs() -> None:
-    root = os.environ.get("SIGHTLINE_TEST_DATA")
-    if not root:
-        pytest.skip("SIGHTLINE_TEST_DATA is not set")
-    images, texts = (np.load(Path(root) / "clip_pairs" / f"{name}.npy") for name in ("images", "texts"))
+def test_the_published_recall_of_openai_clip_on_coco_pairs(real_data: Path) -> None:
+    images, texts = (np.load(real_data / "clip_pairs" / f"{name}.npy") for name in ("images", "texts"))
     images, texts = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (images, texts))
     found = measure_vectors(images, texts, np.arange(500))
     assert found.image_to_text.recall[1] == pytest.approx(0.552)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,10 +106,7 @@ def test_a_wrong_folder_and_equal_names_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-def test_sugarcrepe_is_read_whole() -> None:
-    root = os.environ.get("SIGHTLINE_TEST_DATA")
-    if not root:
-        pytest.skip("SIGHTLINE_TEST_DATA is not set")
-    suites = [read_pairs(path) for path in sorted((Path(root) / "sugarcrepe").glob("*.json"))]
+def test_sugarcrepe_is_read_whole(real_data: Path) -> None:
+    suites = [read_pairs(path) for path in sorted((real_data / "sugarcrepe").glob("*.json"))]
     assert len(names_of(suites)) == 7
     assert sum(len(one.captions) for one in suites) == 7511
