@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.command.console import Console, DeviceOption, JsonOption
-from training import evaluation_commands
+from training import evaluation_commands, interpolation_commands
 
 if TYPE_CHECKING:
     from training.loop import StageBegun, Step
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="world")
     app.command("train")(train)
     evaluation_commands.register(app)
+    interpolation_commands.register(app)
 
 
 def _group() -> None:
