@@ -16,7 +16,7 @@ def test_our_own_recipes_are_sound() -> None:
     for name in names:
         recipe = read_recipe(name)
         assert recipe.name == name
-        assert build_checkpoint(recipe).texts.tokenizer == "clip-bpe"
+    assert build_checkpoint(read_recipe("drawn-world")).texts.tokenizer == "clip-bpe"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,58 @@ def test_an_impossible_architecture_is_refused(old: str, new: str, sentence: str
     with pytest.raises(RecipeError, match=r".") as raised:
         build_checkpoint(parse_recipe(TINY_RECIPE.replace(old, new), "tiny.toml"))
     assert sentence in raised.value.message
+
+
+STAGE = '[[stages]]\nname = "one"\nnum_steps = 8\ntrain = ["text"]\n'
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("[data]\nmine_wiht = 'x'", "unknown key 'mine_wiht' in [data]; did you mean 'mine_with'?"),
+        ("[data.augmentation]\nmiror = 1", "unknown key 'miror' in [data.augmentation]; did you mean 'mirror'?"),
+        ("[objective]\nchunksize = 64", "unknown key 'chunksize' in [objective]; did you mean 'chunk_size'?"),
+        ("[objective.temperature]\nmoed = 'fixed'", "'moed' in [objective.temperature]; did you mean 'mode'?"),
+        ("[adapters.lora]\nrnk = 4", "unknown key 'rnk' in [adapters.lora]; did you mean 'rank'?"),
+        ("[watch]\ncanary_pair = 3", "unknown key 'canary_pair' in [watch]; did you mean 'canary_pairs'?"),
+        ("[export]\nonxx = true", "unknown key 'onxx' in [export]; did you mean 'onnx'?"),
+        ("[trainning]\nx = 1", "unknown key 'trainning'; did you mean 'training'?"),
+        (STAGE + "trian = 1", "unknown key 'trian' in [[stages]] number 1; did you mean 'train'?"),
+        ("factors = { imag = 0.1 }", "unknown key 'imag' in [training.factors]; did you mean 'image'?"),
+        ("factors = { image = -1.0 }", "wrong value for 'image' in [training.factors]: input should be greater than 0"),
+        ("micro_batch_size = 16", "[training] needs a micro_batch_size of at most batch_size"),
+        (STAGE, "gives num_steps in [training] and in each of [[stages]]; leave it out of [training]."),
+        ("[export]\nweights = 'ema'", "asks in [export] for the ema weights, which nobody keeps; set ema_decay"),
+    ],
+)
+def test_every_table_refuses_what_nobody_reads(table: str, sentence: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        parse_recipe(f"{TINY_RECIPE}{table}\n", "tiny.toml")
+    assert sentence in raised.value.message
+    assert "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('["text"]', "[]", "[[stages]] number 1 freezes everything; name in train what moves"),
+        ('["text"]', '["texts"]', "wrong value for 'train' in [[stages]] number 1: input should be 'image', 'text'"),
+        ("num_steps = 8", "num_steps = 2", "has a stage 'one' no longer than the warmup_steps of [training]"),
+        ("num_steps = 8", "", "lacks the key 'num_steps' in [[stages]] number 1; add it."),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused(old: str, new: str, sentence: str) -> None:
+    text = TINY_RECIPE.replace("num_steps = 8\n", "")
+    with pytest.raises(RecipeError) as raised:
+        parse_recipe(text + STAGE.replace(old, new), "tiny.toml")
+    assert sentence in raised.value.message
+
+
+def test_a_recipe_without_stages_has_one() -> None:
+    (stage,) = parse_recipe(f"{TINY_RECIPE}factors = {{ image = 0.1 }}\n", "tiny.toml").plan
+    assert (stage.name, stage.num_steps, stage.factors) == ("all", 8, {"image": 0.1})
+    staged = parse_recipe(TINY_RECIPE.replace("num_steps = 8\n", "") + STAGE + STAGE, "tiny.toml")
+    assert staged.num_steps == 16
 
 
 def test_a_recipe_that_is_not_there_names_the_built_in_ones(tmp_path: Path) -> None:
