@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,6 @@ def in_turns(variants: Mapping[str, Step], rounds: int) -> dict[str, list[float]
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds + 1):
         for name, run in variants.items():
-            gc.collect()
             started = time.perf_counter()
             run()
             if number:

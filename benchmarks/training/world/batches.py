@@ -42,14 +42,15 @@ class DrawnBatches:
 
     def __init__(self, data: Tokenised, *, batch_size: int, seed: int, negatives: bool = False) -> None:
         self.steps_per_epoch = len(data) // batch_size
-        self._data, self._batch_size, self._seed, self._negatives = data, batch_size, seed, negatives
+        self.batch_size = batch_size
+        self._data, self._seed, self._negatives = data, seed, negatives
 
     def at(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
         data = self._data
         epoch, position = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self._seed, epoch]).permutation(len(data))
-        rows = order[position * self._batch_size : (position + 1) * self._batch_size]  # [B]
+        rows = order[position * self.batch_size : (position + 1) * self.batch_size]  # [B]
         forms = np.random.default_rng([self._seed, step, 1]).integers(0, data.captions.shape[1], len(rows))  # [B]
         tokens = data.captions[rows, forms]  # [B, L]
         if self._negatives:

@@ -83,7 +83,7 @@ class Lab:
         path = self.folder / f"base-{self.seed}.pt"
         if not path.is_file():
             checkpoint = self.fresh()
-            fitted = self.fit(checkpoint.model, self.train, self.training(self.size.base_steps, scaled=False))
+            fitted = self.fit(checkpoint, self.train, self.training(self.size.base_steps, scaled=False))
             self.folder.mkdir(parents=True, exist_ok=True)
             torch.save({"model": checkpoint.model.state_dict(), "figures": fitted.as_json()}, path)
         saved = torch.load(path, weights_only=True)
@@ -101,9 +101,9 @@ class Lab:
              "epsilon": 1e-8, "precision": "fp32", **values}
         )  # fmt: skip
 
-    def fit(self, model: nn.Module, data: Tokenised, training: Training, *, negatives: bool = False) -> Fitted:
+    def fit(self, checkpoint: Checkpoint, data: Tokenised, training: Training) -> Fitted:
         """Train the whole model on ``data`` with the plain loss."""
-        return fit(model, self.batches(data, training, negatives=negatives), training, seed=self.seed)
+        return fit(checkpoint, self.batches(data, training), training, seed=self.seed)
 
     def batches(self, data: Tokenised, training: Training, *, negatives: bool = False) -> DrawnBatches:
         """The batches of a run."""

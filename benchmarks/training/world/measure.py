@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from benchmarks.training.world.batches import Tokenised
-from benchmarks.training.world.fit import MEAN, STD
 from training.evaluation import image_to_text, pairs_ranked_rightly, text_to_image
-from training.objective import Objective
+from training.towers import Towers
 
 Vectors = npt.NDArray[np.float32]
 AT_ONCE = 512
+MEAN = STD = (0.5, 0.5, 0.5)
+"""Of a recipe that names none."""
 R_AT_1 = "text_to_image_recall_at_1"
 
 
@@ -39,14 +40,14 @@ class Measured:
 def vectors_of(model: nn.Module, data: Tokenised) -> tuple[Vectors, Vectors, Vectors]:
     """Unit vectors of the pictures [N, D], of all captions [N * C, D] and of all swaps [N * C, D], in eval mode."""
     model.eval()
-    objective = Objective(model, MEAN, STD)
+    towers = Towers(model, MEAN, STD)
 
     def texts(tokens: npt.NDArray[np.int64]) -> Vectors:
         flat = torch.from_numpy(tokens.reshape(-1, tokens.shape[-1]))
-        found: Vectors = torch.cat([objective.encode_texts(part) for part in flat.split(AT_ONCE)]).numpy()
+        found: Vectors = torch.cat([towers.encode_texts(part) for part in flat.split(AT_ONCE)]).numpy()
         return found
 
-    images = torch.cat([objective.encode_images(part) for part in torch.from_numpy(data.pixels).split(AT_ONCE)])
+    images = torch.cat([towers.encode_images(part) for part in torch.from_numpy(data.pixels).split(AT_ONCE)])
     return images.numpy(), texts(data.captions), texts(data.swaps)
 
 

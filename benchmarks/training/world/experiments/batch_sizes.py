@@ -10,7 +10,7 @@ from benchmarks.training.world.measure import R_AT_1, measure
 from benchmarks.training.world.shapes import Experiment, Figures, Shape
 
 BATCH_SIZES = (16, 64, 256, 1024)
-NUM_PAIRS = 32_768
+NUM_PAIRS = 24_576
 
 
 def _batches(lab: Lab, variant: str) -> Figures:
@@ -22,7 +22,7 @@ def _batches(lab: Lab, variant: str) -> Figures:
     )
     bias = None if kind == "softmax" else (-10.0 if variant.endswith("bias -10") else -math.log(batch_size - 1))
     checkpoint = lab.fresh(logit_bias=bias, scale=10.0 if kind == "sigmoid" else None)
-    fitted = fit(checkpoint.model, lab.batches(lab.train, training), training, seed=lab.seed)
+    fitted = fit(checkpoint, lab.batches(lab.train, training), training, seed=lab.seed)
     return measure(checkpoint.model, lab.held_out).as_json() | fitted.as_json()
 
 

@@ -19,25 +19,27 @@ CAUSES = ("learning rate", "no negatives", "dead tower")
 def _collapse(lab: Lab, variant: str) -> Figures:
     """Each cause sets in at step 1 of a healthy model; "healthy" goes on as before."""
     checkpoint, before = lab.base()
-    training = lab.training(max(100, round(100 / lab.size.steps)), warmup_steps=0)
-    criterion = None
+    training = lab.training(100, warmup_steps=0)
+    criterion: nn.Module | None = None
     parts: tuple[Part, ...] = WHOLE_MODEL
     if variant == "learning rate":
         training = training.model_copy(update={"learning_rate": 1.0, "muon_learning_rate": 5.0})
     elif variant == "no negatives":
-        criterion = _attraction
+        criterion = _Attraction()
     elif variant == "dead tower":
         _kill(checkpoint.model.visual)  # type: ignore[arg-type]
         parts = ("text", "text-head", "logit-scale")
     batches = lab.batches(lab.train, training)
-    fitted = fit(checkpoint.model, batches, training, seed=lab.seed, criterion=criterion, parts=parts)
+    fitted = fit(checkpoint, batches, training, seed=lab.seed, criterion=criterion, parts=parts)
     return fitted.as_json() | {"alarm_of_base": before["alarm_step"]}
 
 
-def _attraction(pairs: Pairs) -> Loss:
+class _Attraction(nn.Module):
     """Pulls each pair together and pushes nothing apart."""
-    total = 1 - (pairs.images * pairs.texts[: len(pairs.images)]).sum(dim=1).mean()
-    return Loss(total, {"attraction": total.detach()})
+
+    def forward(self, pairs: Pairs) -> Loss:
+        total = 1 - (pairs.images * pairs.texts[: len(pairs.images)]).sum(dim=1).mean()
+        return Loss(total, {"attraction": total.detach()})
 
 
 @torch.no_grad()

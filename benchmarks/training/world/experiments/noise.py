@@ -14,14 +14,14 @@ WRONG_SHARE = 0.3
 
 def _noise(lab: Lab, variant: str) -> Figures:
     checkpoint = lab.fresh()
-    training = lab.training(600)
+    training = lab.training(450)
     data = lab.train if variant == "clean" else lab.train.with_wrong_captions(WRONG_SHARE, lab.seed)
     settings = ObjectiveSettings()
     if variant == "ema teacher":
-        ramp = lab.size.of(200)
+        ramp = lab.size.of(150)
         settings = ObjectiveSettings(distillation=Distillation(alpha=0.4, ramp_steps=ramp, ema_decay=0.99))
     batches = lab.batches(data, training)
-    fitted = fit(checkpoint.model, batches, training, seed=lab.seed, settings=settings)
+    fitted = fit(checkpoint, batches, training, seed=lab.seed, settings=settings)
     return measure(checkpoint.model, lab.held_out).as_json() | fitted.as_json()
 
 

@@ -25,7 +25,7 @@ def _shift(lab: Lab, variant: str) -> Figures:
         attach(tuned, AdapterSettings(lora=LoraSettings(rank=LORA_RANK, alpha=2.0 * LORA_RANK)), seed=lab.seed)
         parts = ("adapters",)
         training = lab.training(TUNING_STEPS, learning_rate=1e-2, optimizer="adamw")
-    fitted = fit(tuned.model, lab.batches(lab.shifted_train, training), training, seed=lab.seed, parts=parts)
+    fitted = fit(tuned, lab.batches(lab.shifted_train, training), training, seed=lab.seed, parts=parts)
     merge(tuned.model)
     figures = {
         "target_recall": measure(tuned.model, lab.shifted_held_out).text_to_image,

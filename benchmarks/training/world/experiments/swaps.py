@@ -24,7 +24,7 @@ def _swaps(lab: Lab, variant: str) -> Figures:
             parts = ("text-map",)
         negatives = variant != "no negatives"
         batches = lab.batches(lab.train, training, negatives=negatives)
-        figures = fit(checkpoint.model, batches, training, seed=lab.seed, parts=parts).as_json()
+        figures = fit(checkpoint, batches, training, seed=lab.seed, parts=parts).as_json()
         merge(checkpoint.model)
     after = vectors_of(checkpoint.model, lab.held_out)[0]
     moved = float(np.abs(after - before).max())

@@ -8,18 +8,17 @@ from benchmarks.training.world.fit import fit
 from benchmarks.training.world.lab import Lab
 from benchmarks.training.world.measure import R_AT_1, measure
 from benchmarks.training.world.shapes import ByVariant, Experiment, Figures, Shape
-from training.stages import Part
+from training.objectives import ObjectiveSettings
+from training.objectives.settings import TemperatureSettings
 
-ALL_BUT_SCALE: tuple[Part, ...] = ("image", "text", "image-head", "text-head")
 SCALES = ("1", "10", "20", "30", "50", "100")
 
 
 def _temperature(lab: Lab, variant: str) -> Figures:
-    checkpoint = lab.fresh(scale=float(variant))
-    training = lab.training(500, batch_size=64, learning_rate=7e-4, muon_learning_rate=3.5e-3)
-    fitted = fit(
-        checkpoint.model, lab.batches(lab.train, training), training, seed=lab.seed, parts=ALL_BUT_SCALE
-    )  # fmt: skip
+    checkpoint = lab.fresh()
+    training = lab.training(400, batch_size=64, learning_rate=7e-4, muon_learning_rate=3.5e-3)
+    settings = ObjectiveSettings(temperature=TemperatureSettings(mode="fixed", initial_scale=float(variant)))
+    fitted = fit(checkpoint, lab.batches(lab.train, training), training, seed=lab.seed, settings=settings)
     return measure(checkpoint.model, lab.held_out).as_json() | fitted.as_json()
 
 
