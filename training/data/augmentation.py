@@ -88,34 +88,38 @@ class Augmentation:
             changed[place] = self._one(one, texts, np.random.default_rng([self._seed, step, row, _PURPOSE]))
         return changed
 
-    def _one(self, picture: Pixels, texts: Sequence[str], rng: np.random.Generator) -> Pixels:
+    def _one(self, picture: Pixels, texts: Sequence[str], rng: np.random.Generator) -> Image.Image:
         """One picture [H, W, 3]. Every draw is made whatever the texts say, so that words change nothing but what they
         forbid."""
         settings = self._settings
         draws = rng.random(10)
         aware = settings.caption_aware
+        image = Image.fromarray(picture)
         if settings.crop_scale is not None:
-            picture = _cropped(picture, _crop_box(picture.shape, settings.crop_scale, settings.crop_ratio, draws[:4]))
+            box = _crop_box(picture.shape, settings.crop_scale, settings.crop_ratio, draws[:4])
+            image = image.resize(image.size, Image.Resampling.BICUBIC, box=box)
         if draws[4] < settings.mirror and not (aware and any(map(self._directions.named_in, texts))):
-            picture = picture[:, ::-1]
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if settings.changes_colours and not (aware and any(map(self._colours.named_in, texts))):
-            picture = self._recoloured(picture, draws[5:])
-        return picture
+            image = self._recoloured(image, draws[5:])
+        return image
 
-    def _recoloured(self, picture: Pixels, draws: _Floats) -> Pixels:
+    def _recoloured(self, image: Image.Image, draws: _Floats) -> Image.Image:
         settings = self._settings
         grey = draws[0] < settings.greyscale
         largest = (settings.brightness, settings.contrast, settings.saturation)
-        factors = [1 + size * (2 * draw - 1) for size, draw in zip(largest, draws[1:4], strict=True)]
+        brightness, contrast, saturation = (
+            1 + size * (2 * draw - 1) for size, draw in zip(largest, draws[1:4].tolist(), strict=True)
+        )
         turn = settings.hue * (2 * draws[4] - 1)
-        brightness, contrast, saturation = factors
         if grey:
             saturation, turn = 0.0, 0.0
-        if not grey and turn == 0 and factors == [1, 1, 1]:
-            return picture
+        if turn == 0 and brightness == contrast == saturation == 1:
+            return image
         matrix = _hue_matrix(turn) @ _saturation_matrix(saturation) * (brightness * contrast)  # [3, 3]
-        mean = float(picture.reshape(-1, 3).mean(axis=0) @ _GREY) * brightness
-        return _mapped(picture, matrix, (1 - contrast) * mean)
+        offset = (1 - contrast) * brightness * _mean_grey(image) if contrast != 1 else 0.0
+        rows = ((*row, offset) for row in matrix.tolist())
+        return image.convert("RGB", tuple(value for row in rows for value in row))
 
 
 def _crop_box(
@@ -131,12 +135,6 @@ def _crop_box(
     return left, top, min(left + box_width, width), min(top + box_height, height)
 
 
-def _cropped(picture: Pixels, box: tuple[float, float, float, float]) -> Pixels:
-    height, width = picture.shape[:2]
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
-
-
 def _saturation_matrix(factor: float) -> _Floats:
     return factor * np.eye(3) + (1 - factor) * np.tile(_GREY, (3, 1))
 
@@ -146,12 +144,10 @@ def _hue_matrix(turn: float) -> _Floats:
     if turn == 0:
         return np.eye(3)
     cos, sin = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
-    return _FROM_YIQ @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _TO_YIQ
+    turned: _Floats = _FROM_YIQ @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _TO_YIQ
+    return turned
 
 
-def _mapped(picture: Pixels, matrix: _Floats, offset: float) -> Pixels:
-    """``matrix @ rgb + offset`` for each pixel, rounded and clipped to uint8 [H, W, 3]."""
-    flat = picture.reshape(-1, 3).astype(np.float32)  # [H * W, 3]
-    mapped = flat @ matrix.T.astype(np.float32)
-    mapped += np.float32(offset + 0.5)
-    return np.clip(mapped, 0, 255, out=mapped).astype(np.uint8).reshape(picture.shape)
+def _mean_grey(image: Image.Image) -> float:
+    counts = np.array(image.histogram(), np.float64).reshape(3, 256)  # [channel, value]
+    return float(_GREY @ counts @ np.arange(256) / (image.width * image.height))

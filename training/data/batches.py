@@ -191,8 +191,8 @@ class Batches:
             for place, row in enumerate(rows.tolist()):
                 first, last = self._epochs.first[row], self._epochs.first[row + 1]
                 for caption in range(first, last):
-                    equal = said[start:] == sayings[caption]
-                    new = np.flatnonzero(equal & ~positives[place, start:]) + start
+                    equal = np.flatnonzero(said[start:] == sayings[caption]) + start
+                    new = equal[~positives[place, equal]]
                     positives[place, new] = True
                     pairs[place, new] = caption
         weights = None

@@ -60,4 +60,4 @@ def numbered(keys: Sequence[object]) -> npt.NDArray[np.int64]:
 def content_hashes(pixels: Pixels) -> list[bytes]:
     """A 128-bit BLAKE2b hash of each picture's decoded pixels [N, H, W, 3]: equal pictures have equal hashes, however
     their files were named or packed."""
-    return [hashlib.blake2b(np.ascontiguousarray(one), digest_size=16).digest() for one in pixels]
+    return [hashlib.blake2b(np.ascontiguousarray(one).data, digest_size=16).digest() for one in pixels]

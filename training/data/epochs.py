@@ -60,7 +60,7 @@ class Epochs:
         self.owners = np.repeat(np.arange(self.num_rows), num_captions)  # [T]
         self._shared_contents = _shared(sampling.contents)
         self._shared_sayings = _shared(sampling.sayings)
-        self._epoch = -1
+        self._epoch = 0
         self._plan = self._make(0)
         self._first_plan = self._plan
 

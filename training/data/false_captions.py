@@ -9,7 +9,7 @@ al. 2023, arXiv 2306.14610).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -26,6 +26,7 @@ from training.data.lexicon import (
     JOINTS,
     NEAR_COLOURS,
     NEGATORS,
+    NOUNS_IN_ING,
     OPPOSITES,
     SAME,
     SINGULAR,
@@ -51,10 +52,19 @@ _NO_PLACE = re.compile(
     re.IGNORECASE,
 )
 _NAMES = sorted({*FLIPPED, *SAME, *ASYMMETRIC, *ACTIONS}, key=lambda name: -len(name))
-_BETWEEN = re.compile(
-    rf"\s+(?:(?:is|are|was|were)\s+)?(?:\w+ing\s+)?(?:to the\s+|on the\s+)?(?:{'|'.join(_NAMES)})\s+(?=\w)",
-    re.IGNORECASE,
-)
+_VERB = rf"(?:(?:is|are|was|were)\s+)?(?:(?!(?:{'|'.join(sorted(NOUNS_IN_ING))})\b)\w+ing\s+)?"
+_BETWEEN = re.compile(rf"\s+{_VERB}(?:to the\s+|on the\s+)?(?:{'|'.join(_NAMES)})\s+(?=\w)", re.IGNORECASE)
+
+
+_SPECIAL = {
+    "left": _DIRECTION,
+    "top": _END,
+    "on": re.compile(r"\bon(?= (?:a|an|the|his|her|its|their|some) )", re.IGNORECASE),
+}
+_PLACES = {
+    (one, other): _SPECIAL.get(one) or re.compile(rf"\b(?:{one}|{other})\b", re.IGNORECASE) for one, other in OPPOSITES
+}
+"""Where either of two opposites stands as a relation or a side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,7 @@ def replaced_objects(text: str, exclusive: Exclusive = ()) -> tuple[str, ...]:
                 continue
             others = (other for other in several if stem(other) not in named)
             edits += [[_Edit(start, end, other if word == single else _plural(other))] for other in others]
-    return _negatives(text, edits)
+    return _negatives(text, edits, other=True)
 
 
 def replaced_colours(text: str, exclusive: Exclusive = ()) -> tuple[str, ...]:
@@ -128,7 +138,7 @@ def replaced_colours(text: str, exclusive: Exclusive = ()) -> tuple[str, ...]:
             continue
         others = (other for other in COLOURS if other not in named and frozenset((plain, other)) not in NEAR_COLOURS)
         edits += [[_Edit(start, end, other)] for other in others]
-    return _negatives(text, edits)
+    return _negatives(text, edits, other=True)
 
 
 RULES: dict[str, Rule] = {
@@ -151,11 +161,14 @@ def vocabulary(exclusive: Exclusive = ()) -> Iterator[str]:
             yield from (word, _plural(word))
 
 
-def _negatives(text: str, edits: Iterable[list[_Edit]]) -> tuple[str, ...]:
-    """The caption with each of these groups of edits, without repeats and without those that say the same."""
-    if any(word in NEGATORS for word, _, _ in words_of(text)):
+def _negatives(text: str, edits: Sequence[list[_Edit]], *, other: bool = False) -> tuple[str, ...]:
+    """The caption with each of these groups of edits, without repeats and without those that say the same; ``other``:
+    they put in what the caption has not, and cannot."""
+    if not edits or any(word in NEGATORS for word, _, _ in words_of(text)):
         return ()
     made = (_edited(text, group) for group in edits)
+    if other:
+        return tuple(dict.fromkeys(made))
     said, key = meaning(text), caption_key(text)
     return tuple(dict.fromkeys(one for one in made if caption_key(one) != key and meaning(one) != said))
 
@@ -201,25 +214,24 @@ def _head(words: list[tuple[str, int, int]], place: int) -> str | None:
 
 def _occurrences(text: str, one: str, other: str) -> Iterator[tuple[re.Match[str], str]]:
     """Where either of two opposites stands as a relation or a side, each with its opposite."""
-    if one in ("left", "top"):
-        for match in (_DIRECTION if one == "left" else _END).finditer(text):
-            yield match, other if match[0].casefold() == one else one
-        return
-    if one == "on":
-        for match in re.finditer(r"\bon(?= (?:a|an|the|his|her|its|their|some) )", text, re.IGNORECASE):
+    for match in _PLACES[one, other].finditer(text):
+        if one == "on":
             if _NO_PLACE.match(text, match.start()) is None:
                 yield match, other
-        return
-    for match in re.finditer(rf"\b(?:{re.escape(one)}|{re.escape(other)})\b", text, re.IGNORECASE):
-        yield match, other if match[0].casefold() == one else one
+        else:
+            yield match, other if match[0].casefold() == one else one
 
 
 def _phrase_before(text: str, end: int) -> tuple[int, int] | None:
-    """Where the noun phrase that ends at ``end`` stands, without its article; None where that cannot be told."""
+    """Where the noun phrase that ends at ``end`` (or before the verb there) stands, without its article; None where
+    that cannot be told."""
     words = words_of(text[:end])
     for place in range(len(words) - 1, max(len(words) - 6, -1), -1):
         if words[place][0] in SINGULAR:
-            return (words[place + 1][1], words[-1][2]) if place + 1 < len(words) else None
+            inside = words[place + 1 :]
+            if len(inside) > 1 and inside[-2][0] not in ATTRIBUTES and re.search("[^s]s$", inside[-1][0]):
+                inside = inside[:-1]  # "a dog leaps": the last word is a verb
+            return _span(inside)
         if words[place][0] in FUNCTION_WORDS or words[place][0] in JOINTS:
             return None
     return None
@@ -232,10 +244,17 @@ def _phrase_after(text: str, start: int) -> tuple[int, int] | None:
         return None
     inside: list[tuple[str, int, int]] = []
     for word in words[1:6]:
-        if word[0] in FUNCTION_WORDS or word[0] in JOINTS or word[0].endswith("ing"):
+        verb = word[0].endswith("ing") and word[0] not in NOUNS_IN_ING
+        if word[0] in FUNCTION_WORDS or word[0] in JOINTS or verb:
             break
         inside.append(word)
-    return (start + inside[0][1], start + inside[-1][2]) if inside else None
+    found = _span(inside)
+    return None if found is None else (start + found[0], start + found[1])
+
+
+def _span(words: list[tuple[str, int, int]]) -> tuple[int, int] | None:
+    """From the first to the last of these words; None where they name no thing ("a blue" of "a blue and white sky")."""
+    return (words[0][1], words[-1][2]) if words and words[-1][0] not in ATTRIBUTES else None
 
 
 def _plural(noun: str) -> str:

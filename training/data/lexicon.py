@@ -74,6 +74,10 @@ DETERMINERS = ARTICLES | _words(
 )
 SINGULAR = ARTICLES | _words("one his her its their this that another")
 COPULAS = _words("is are was were be being been looks look seems that which painted coloured very in")
+NOUNS_IN_ING = _words(
+    """ring king wing string thing swing spring sling ceiling building painting drawing wedding clothing evening morning
+    railing earring pudding duckling""".strip()
+)
 JOINTS = frozenset(("and", "or", ",", "&", "-", "/"))
 NEGATORS = _words(
     "no not never without none neither nor nobody nothing isn't aren't wasn't weren't doesn't don't except"

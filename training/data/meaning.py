@@ -60,5 +60,13 @@ def _said(text: str) -> str:
 
 
 def _bag(text: str) -> str:
-    words = (ATTRIBUTES[word][1] if word in ATTRIBUTES else stem(word) for word in text.split())
-    return " ".join(sorted(words))
+    """Words in their order, but what is said of one thing ("small red", "red small") in no order."""
+    found: list[str] = []
+    run: list[str] = []
+    for word in text.split():
+        if word in ATTRIBUTES:
+            run.append(ATTRIBUTES[word][1])
+        else:
+            found += [*sorted(run), stem(word)]
+            run = []
+    return " ".join(found + sorted(run))

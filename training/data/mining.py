@@ -80,10 +80,9 @@ def neighbours_for(
     Where the encoder sees pictures differently, they are read once more as it does. Raises SourceError, StorageError
     and what ``sightline.encoder.load_encoder`` raises.
     """
-    if resume:
-        found = load_neighbours(folder, data.digest)
-        if (found.margin, found.rows.shape[1]) == (settings.margin, settings.num_neighbours):
-            return found
+    found = _kept(folder, data, settings) if resume else None
+    if found is not None:
+        return found
     encoder = load_encoder(spec, device=device, accept_licence=accept_licence)
     seen = data
     if encoder.identity.pixels != pixels:
@@ -137,6 +136,16 @@ def _encoded(
         if progress is not None:
             progress(len(parts[-1]))
     return np.concatenate(parts)
+
+
+def _kept(folder: Path, data: Captioned, settings: MiningSettings) -> Neighbours | None:
+    """The table that a run which was cut off left, where it is what would be mined again."""
+    try:
+        found = load_neighbours(folder, data.digest)
+    except SourceError:
+        return None
+    same = (found.margin, found.rows.shape[1]) == (settings.margin, settings.num_neighbours)
+    return found if same else None
 
 
 def _sayings_by_picture(sayings: Rows, owners: Rows, num_rows: int) -> list[set[int]]:

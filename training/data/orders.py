@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import chain
+from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,7 @@ def cut_apart(order: Rows, keys: Sequence[tuple[int, ...]], batch_size: int) -> 
     not) complete it: batches are never short. A row in the order several times comes at most once in a batch.
     """
     stream = deque(order.tolist())
+    spare = cycle(np.concatenate([order, np.setdiff1d(np.arange(len(keys)), order)]).tolist())
     waiting: dict[tuple[str, int], deque[int]] = {}  # what keeps a row out of the present batch → such rows
     batches: list[list[int]] = []
     for _ in range(len(order) // batch_size):
@@ -88,13 +89,14 @@ def cut_apart(order: Rows, keys: Sequence[tuple[int, ...]], batch_size: int) -> 
                 break
             if batch.has(reason):
                 continue
-            row = waiting[reason].popleft()
-            if not waiting[reason]:
-                del waiting[reason]
+            queue = waiting.pop(reason)
+            row = queue.popleft()
+            if queue:
+                waiting[reason] = queue  # behind the others: next time it is their turn
             _add_or_wait(batch, row, waiting)
         while len(batch.rows) < batch_size and stream:
             _add_or_wait(batch, stream.popleft(), waiting)
-        for row in chain(order.tolist(), range(len(keys))):
+        for _, row in zip(range(len(keys) + len(order)), spare, strict=False):
             if len(batch.rows) == batch_size:
                 break
             batch.add(row)
