@@ -27,26 +27,37 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="index")
 
 
-def verify(collection: CollectionArgument, as_json: JsonOption = False) -> None:
+def verify(
+    collection: CollectionArgument,
+    live: Annotated[bool, typer.Option(help="Prove the log of live changes too, where there is one.")] = True,
+    as_json: JsonOption = False,
+) -> None:
     """Prove that the current generation is what its manifest says: hashes, shapes, lengths, references, thumbnails.
+
+    Live changes over it are proven too: every one against its digest, and that none is missing.
 
     Example: `sightline index verify photos`
     """
     from sightline.collection import verify_collection
+    from sightline.live_state import verify_live
 
     generation = verify_collection(collection)
+    state = verify_live(generation) if live else None
+    num_changes = 0 if state is None else state.num_changes
     values = {
         "collection": str(collection),
         "generation": generation.generation,
         "num_items": generation.num_items,
         "num_captions": generation.num_captions,
         "num_files": len(generation.manifest.files),
+        "num_live_changes": num_changes,
         "verified": True,
     }
     Console(as_json=as_json).result(
         values,
         f"{collection} {generation.generation} is intact: {generation.num_items} pictures, "
-        f"{generation.num_captions} captions, {len(generation.manifest.files)} files.",
+        f"{generation.num_captions} captions, {len(generation.manifest.files)} files"
+        f"{f'; so are {num_changes} live changes over it' if num_changes else ''}.",
     )
 
 

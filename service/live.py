@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.edge.problems import LiveFull, LiveUnavailable, LiveWritesOff
-from service.live_state import LiveRows, LiveState
 from service.metrics import Metrics
 from service.snapshot import Snapshot
 from service.threads import DaemonPool
 from sightline.collection.compaction import live_sequences
 from sightline.collection.live_log import LiveChange, LiveLog, open_live_log, require_fingerprint
-from sightline.errors import LiveChangesMissing, LiveLogDamaged, NotFound, ShuttingDown, SightlineError
+from sightline.errors import LiveLogDamaged, NotFound, ShuttingDown, SightlineError
+from sightline.live_state import LiveRows, LiveState, lay_over
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Live:
         self._prepared = None
         if self.log is not None and self.broken is None:
             try:
-                self._prepared = self._read(self.log, snapshot)
+                self._prepared = lay_over(snapshot.generation, self.log)
             except LiveLogDamaged as error:
                 self._break(error)
 
@@ -139,7 +139,7 @@ class Live:
                 if self.log is None:
                     return
                 if self._rows is None:
-                    self._rows = self._read(self.log, self._get())
+                    self._rows = lay_over(self._get().generation, self.log)
                 elif self.log.pruned_through() <= self._rows.state.sequence:
                     self._rows.apply(self._checked(self.log, self._rows.state.sequence))
                 self._set(replace(self._get(), live=self._rows.state))
@@ -236,7 +236,7 @@ class Live:
             state = rows.apply(written)
         except Exception:  # out of memory, say: what is on the disk counts, so lay it over the generation anew
             logger.exception("Live changes could not be applied one by one; reading the log again.")
-            self._rows = self._read(log, snapshot)
+            self._rows = lay_over(snapshot.generation, log)
             state = self._rows.state
         served = replace(snapshot, live=state)
         self._set(served)
@@ -258,19 +258,6 @@ class Live:
                 "in the service's log."
             )
         return self.log, self._rows
-
-    def _read(self, log: LiveLog, snapshot: Snapshot) -> LiveRows:
-        """All changes over a generation that lacks them."""
-        contained = snapshot.generation.manifest.live_sequence
-        pruned = log.pruned_through()
-        if pruned > contained:
-            raise LiveChangesMissing(
-                f"{snapshot.generation.generation} lacks live changes that the log does not hold any more (up to "
-                f"{pruned}); serve a generation that contains them, or move live.db aside to let go of all of them."
-            )
-        rows = LiveRows(snapshot.generation, log.thumbnail)
-        rows.apply(self._checked(log, contained))
-        return rows
 
     def _checked(self, log: LiveLog, after: int) -> list[LiveChange]:
         changes = log.read(after)

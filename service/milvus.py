@@ -20,9 +20,9 @@ from service.live import Live, Written
 from service.metrics import Metrics
 from service.served import Change, Served, State
 from service.settings import Settings
-from service.snapshot import Snapshot
+from service.snapshot import Snapshot, index_generation
 from service.threads import DaemonPool, run_apart
-from sightline.collection import Item
+from sightline.collection import Generation, Item
 from sightline.collection.live_log import LiveChange
 from sightline.errors import GenerationUnknown, NotFound, QueryError, ShuttingDown, SightlineError
 from sightline.filters import Filter
@@ -77,6 +77,13 @@ def milvus_snapshot(generation: MilvusGeneration, fingerprint: str) -> MilvusSna
     """A version to serve. Raises EncoderMismatch when another encoder than that of ``fingerprint`` made it."""
     generation.require_encoder(fingerprint)
     return MilvusSnapshot(generation, generation.images, generation.captions)
+
+
+def snapshot_of(generation: Generation, fingerprint: str) -> Snapshot:
+    """A generation made searchable, wherever it lies. Raises what ``index_generation`` raises."""
+    if isinstance(generation, MilvusGeneration):
+        return milvus_snapshot(generation, fingerprint)
+    return index_generation(generation, fingerprint)
 
 
 def open_milvus(settings: Settings) -> MilvusGeneration:

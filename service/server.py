@@ -33,9 +33,8 @@ from service.encoding.workers import encoder_lost
 from service.engine import EncoderLike, Engine, open_live
 from service.live import Live
 from service.metrics import Metrics
-from service.milvus import open_milvus
+from service.milvus import open_milvus, snapshot_of
 from service.settings import Settings
-from service.snapshot import index_generation
 from service.threads import run_apart
 from sightline import __version__
 from sightline.collection import Generation, open_collection
@@ -144,7 +143,7 @@ def build_engine(
     live: Live | None = None,
 ) -> Engine:
     """An engine that is not started yet. Raises EncoderMismatch."""
-    snapshot = index_generation(generation, encoder.identity.fingerprint)
+    snapshot = snapshot_of(generation, encoder.identity.fingerprint)
     device = torch_device(settings.device, settings.encoder_workers)
     return Engine(encoder, snapshot, settings, metrics or Metrics(__version__), device, live)
 

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from service.live_state import LiveState, merged
 from sightline.collection import Generation, Item, require_unit_length
 from sightline.errors import QueryError, VectorsWrong
 from sightline.filters import Filter
 from sightline.index import Hits, Scores, SearchIndex
 from sightline.index.opening import Which, open_index, open_vectors
-from sightline.milvus import MilvusGeneration
+from sightline.live_state import LiveState
 
 _STEP_ROWS = 65_536
 _NUM_PROBES = 8
@@ -68,15 +66,11 @@ class Snapshot:
 
     def item(self, row: int) -> Item:
         """The picture at a row."""
-        live_row = row - self.generation.num_items
-        return self.generation.item(row) if live_row < 0 or self.live is None else self.live.items[live_row]
+        return self.generation.item(row) if self.live is None else self.live.item(row)
 
     def caption(self, row: int) -> tuple[str, int]:
         """The text of a caption row and the row of its picture."""
-        live_row = row - self.generation.num_captions
-        if live_row < 0 or self.live is None:
-            return self.generation.caption(row)
-        return self.live.caption_texts[live_row], self.generation.num_items + int(self.live.caption_rows[live_row])
+        return self.generation.caption(row) if self.live is None else self.live.caption(row)
 
     def thumbnail(self, row: int) -> bytes | None:
         """The WebP thumbnail of a row; None where there is none, or where it is no longer kept for a snapshot that a
@@ -103,29 +97,18 @@ class Snapshot:
 
     def search_images(self, queries: Scores, k: int, where: Filter | None) -> Hits:
         """float32 ``[B, D]`` → the k nearest pictures; rows are item rows. Blocking: call it off the event loop."""
-        kept, live = self._kept(where), self._changes
-        if live is None:
-            return self.images.search(queries, k, kept)
-        return merged(self.images.search(queries, k, live.allowed_items(kept)), live.search_items(queries, k, where), k)
+        if self.live is not None and self.live.num_changes:
+            return self.live.search_items(self.images, queries, k, where)
+        return self.images.search(queries, k, None if where is None else where.mask(self.generation.columns))
 
     def search_captions(self, queries: Scores, k: int, where: Filter | None) -> Hits:
         """float32 ``[B, D]`` → the k nearest captions (of pictures the filter keeps); rows are caption rows."""
         if not self.num_captions:
             raise QueryError("This collection has no captions to find; build it from a source with captions.")
-        kept, live = self._kept(where), self._changes
-        if live is None:
-            allowed = None if kept is None else kept[self.generation.caption_items()]  # [N] -> [M]
-            return self.captions.search(queries, k, allowed)
-        return merged(
-            self.captions.search(queries, k, live.allowed_captions(kept)), live.search_captions(queries, k, where), k
-        )
-
-    @property
-    def _changes(self) -> LiveState | None:
-        return self.live if self.live is not None and self.live.num_changes else None
-
-    def _kept(self, where: Filter | None) -> npt.NDArray[np.bool_] | None:
-        return None if where is None else where.mask(self.generation.columns)
+        if self.live is not None and self.live.num_changes:
+            return self.live.search_captions(self.captions, queries, k, where)
+        allowed = None if where is None else where.mask(self.generation.columns)[self.generation.caption_items()]
+        return self.captions.search(queries, k, allowed)
 
 
 def index_generation(generation: Generation, fingerprint: str) -> Snapshot:
@@ -133,10 +116,6 @@ def index_generation(generation: Generation, fingerprint: str) -> Snapshot:
 
     Raises EncoderMismatch when another encoder than that of ``fingerprint`` made it, VectorsWrong or CollectionCorrupt.
     """
-    if isinstance(generation, MilvusGeneration):
-        from service.milvus import milvus_snapshot  # it is a snapshot too
-
-        return milvus_snapshot(generation, fingerprint)
     generation.require_encoder(fingerprint)
     generation.columns  # noqa: B018 - read now, not under the deadline of the first request with a filter
     return Snapshot(generation, _index(generation, "images"), _index(generation, "captions"))

@@ -136,6 +136,11 @@ class LiveLog:
                 raise ValueError("a thumbnail differs from its digest")
             return bytes(found[0])
 
+    def verify(self) -> None:
+        """Compare every change and every thumbnail with its digest. Raises LiveLogDamaged."""
+        for change in self.read():
+            self.thumbnail(change.sequence)
+
     def last_sequence(self) -> int:
         """The highest number ever given, 0 in a new log; numbers are never given again."""
         with self._turn, self._intact():

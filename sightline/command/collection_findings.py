@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sightline.command.exit_codes import exit_code_of
 from sightline.command.finding import Finding, warning, wrong
 from sightline.errors import SightlineError
 from sightline.memory import available_bytes
+
+if TYPE_CHECKING:
+    from sightline.collection import Generation
 
 _GIB = 2**30
 _MIB = 2**20
@@ -38,8 +43,22 @@ def collection(path: Path, encoder: str | None) -> list[Finding]:
         Finding("collection", says, facts=facts),
         _memory(needed_bytes(generation.directory, manifest), available_bytes()),
         disk(path, sum(record.num_bytes for record in manifest.files.values())),
+        *_live(path, generation),
         *encoder_findings(encoder or manifest.encoder.spec, manifest.encoder.fingerprint),
     ]
+
+
+def _live(path: Path, generation: Generation) -> list[Finding]:
+    from sightline.live_state import verify_live
+
+    try:
+        live = verify_live(generation)
+    except SightlineError as error:
+        return [_of_error("live changes", path, error)]
+    if live is None:
+        return []
+    says = f"{live.num_changes:,} over {generation.generation}, each as it was written"
+    return [Finding("live changes", says, facts={"num_changes": live.num_changes})]
 
 
 def _memory(needed: int, free: int | None) -> Finding:
@@ -114,8 +133,6 @@ def encoder_findings(spec: str, fingerprint: str | None) -> list[Finding]:
 
 def _of_error(about: str, what: object, error: SightlineError) -> Finding:
     """An error's sentence and its fix, which stands after the last semicolon, and its exit code."""
-    from sightline.command.root import exit_code_of
-
     sentence, _, fix = error.message.rpartition("; ")
     return wrong(
         about,

@@ -30,13 +30,15 @@ def search(
     accept_licence: AcceptLicenceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find pictures with words or with a picture, straight from disk.
+    """Find pictures with words or with a picture, straight from disk, live changes included.
 
     Example: `sightline search --collection photos "a dog on a beach"`
     """
     from sightline.collection import open_collection
+    from sightline.collection.live_log import open_live_log
     from sightline.encoder import load_encoder
     from sightline.index.opening import open_index
+    from sightline.live_state import lay_over
 
     if (text is None) == (image is None):
         raise QueryError('Give either a text or --image FILE, like: sightline search --collection C "a dog".')
@@ -50,11 +52,18 @@ def search(
     )
     generation.require_encoder(engine.fingerprint)
     query = _encode(engine, text, image)
-    hits = open_index(generation, "captions" if captions else "images").search(query, k)
+    index = open_index(generation, "captions" if captions else "images")
+    log = open_live_log(collection)
+    live = None if log is None else lay_over(generation, log).state
+    if live is None:
+        hits = index.search(query, k)
+    else:
+        hits = (live.search_captions if captions else live.search_items)(index, query, k)
+    whole = live or generation
     results: list[dict[str, Any]] = []
     for score, row in zip(hits.scores[0], hits.rows[0], strict=True):
-        caption, item_row = generation.caption(int(row)) if captions else (None, int(row))
-        item = generation.item(item_row)
+        caption, item_row = whole.caption(int(row)) if captions else (None, int(row))
+        item = whole.item(item_row)
         results.append(
             {"id": item.item_id, "score": round(float(score), 6), "uri": item.uri,
              "caption": caption or (item.captions[0] if item.captions else None), "metadata": item.metadata}

@@ -21,7 +21,8 @@ import typer.main
 
 from service.routes import probes
 from service.settings import Settings, load_settings
-from sightline.command.root import EXIT_CODES, build_app
+from sightline.command.exit_codes import EXIT_CODES
+from sightline.command.root import build_app
 from tests.k8s.chart import (
     HOW,
     MANIFESTS,
@@ -238,7 +239,7 @@ def test_every_command_line_exists() -> None:
                 while words and words[0] in getattr(command, "commands", {}):
                     seen.add(words[0])
                     command = command.commands[words.pop(0)]
-                known = {option for parameter in command.params for option in parameter.opts}
+                known = {option for given in command.params for option in (*given.opts, *given.secondary_opts)}
                 options = {word.partition("=")[0] for word in words if word.startswith("--")}
                 assert not options - known, (name, options - known)
                 needed = [one for one in command.params if one.required and one.param_type_name == "option"]

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.engine import Engine
 from service.metrics import Metrics
+from service.milvus import snapshot_of
 from service.settings import Settings, load_settings
-from service.snapshot import index_generation
 from sightline.collection import Generation
 from sightline.milvus import MilvusGeneration
 from tests.fakes import FakeEncoder, build_fake_collection
@@ -28,7 +28,7 @@ class Service:
         self.encoder = encoder
         self.settings = settings
         self.metrics = Metrics("0.0.0")
-        snapshot = index_generation(generation, encoder.fingerprint)
+        snapshot = snapshot_of(generation, encoder.fingerprint)
         self.engine = Engine(encoder, snapshot, settings, self.metrics)
         self.engine.start()
         self.app: FastAPI = create_app(self.engine, settings)

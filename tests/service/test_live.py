@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from service.live import Written
-from service.live_state import LiveRows, LiveState
 from service.snapshot import Snapshot, index_generation
 from sightline.collection import Generation, open_collection
 from sightline.collection.live_log import LiveChange
 from sightline.errors import NotFound, QueryError, StorageError
 from sightline.filters import parse_filter
+from sightline.live_state import LiveRows, LiveState
 from tests.fakes import COLOURS, DIM, FINGERPRINT, build_fake_collection, picture_bytes
 from tests.service.conftest import MakeService, Service
 from tests.service.routes.test_items import put
@@ -114,8 +114,8 @@ def check(snapshot: Snapshot, oracle: Oracle, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_search_equals_looking_at_everything(photos: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random puts, replacements and deletes; small blocks and early clean-ups, so that each path is taken."""
-    monkeypatch.setattr("service.live_state._BLOCK_ROWS", 8)
-    monkeypatch.setattr("service.live_state._MAX_IDLE_ROWS", 10)
+    monkeypatch.setattr("sightline.live_state._BLOCK_ROWS", 8)
+    monkeypatch.setattr("sightline.live_state._MAX_IDLE_ROWS", 10)
     generation = open_collection(photos)
     base = index_generation(generation, FINGERPRINT)
     rows, oracle = LiveRows(generation, lambda sequence: None), Oracle(generation)
@@ -141,7 +141,7 @@ def test_search_equals_looking_at_everything(photos: Path, seed: int, monkeypatc
 
 def test_a_state_never_changes(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a request holds stays what it was, whatever is written meanwhile."""
-    monkeypatch.setattr("service.live_state._MAX_IDLE_ROWS", 4)
+    monkeypatch.setattr("sightline.live_state._MAX_IDLE_ROWS", 4)
     generation = open_collection(photos)
     base = index_generation(generation, FINGERPRINT)
     rows, oracle = LiveRows(generation, lambda sequence: None), Oracle(generation)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import inspect
 
 from sightline import errors
-from sightline.command.root import EXIT_CODES, exit_code_of
+from sightline.command.exit_codes import EXIT_CODES, exit_code_of
 
 ALL = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, errors.SightlineError)]
 

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.collection import Generation, Item
-from sightline.collection.live_log import LiveChange
+from sightline.collection.live_log import LiveChange, LiveLog, open_live_log, require_fingerprint
 from sightline.columns import Mask, MetadataColumns
-from sightline.errors import NotFound
+from sightline.errors import LiveChangesMissing, NotFound
 from sightline.filters import Filter
-from sightline.index import Hits, Scores
+from sightline.index import Hits, Scores, SearchIndex
 
 Vectors = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
@@ -95,27 +95,40 @@ class LiveState:
             return live < self.num_rows and bool(self.alive[live])
         return row >= 0 and (self.shown_items is None or bool(self.shown_items[row]))
 
+    def item(self, row: int) -> Item:
+        """The item at a row, of the generation or live."""
+        live = row - self.generation.num_items
+        return self.generation.item(row) if live < 0 else self.items[live]
+
+    def caption(self, row: int) -> tuple[str, int]:
+        """The text of a caption row, of the generation or live, and the row of its item."""
+        live = row - self.generation.num_captions
+        if live < 0:
+            return self.generation.caption(row)
+        return self.caption_texts[live], self.generation.num_items + int(self.caption_rows[live])
+
     def thumbnail(self, live_row: int) -> bytes | None:
         """Reads the log. None where there is none, or where a later change has taken this one's place."""
         return self.read_thumbnail(self.sequences[live_row]) or None
 
-    def allowed_items(self, kept: Mask | None) -> Mask | None:
-        """bool ``[N]`` for the main index of pictures, from what a filter keeps; None: every row."""
-        return _both(kept, self.shown_items)
-
-    def allowed_captions(self, kept: Mask | None) -> Mask | None:
-        """bool ``[M]`` for the main index of captions, from the items ``[N]`` that a filter keeps."""
-        return _both(None if kept is None else kept[self.generation.caption_items()], self.shown_captions)
-
-    def search_items(self, queries: Scores, k: int, where: Filter | None) -> Hits:
-        """float32 ``[B, D]`` → the nearest live pictures; rows are numbered on from N."""
+    def search_items(self, index: SearchIndex, queries: Scores, k: int, where: Filter | None = None) -> Hits:
+        """float32 ``[B, D]`` → the nearest pictures, live or in ``index``, which holds the generation's. Rows of live
+        ones are numbered on from N."""
+        kept = None if where is None else where.mask(self.generation.columns)  # [N]
+        main = index.search(queries, k, _both(kept, self.shown_items))
         keep = self._kept(where)  # [L]
-        return _nearest(queries, self.vectors, keep, k, first_row=self.generation.num_items)
+        return _merged(main, _nearest(queries, self.vectors, keep, k, first_row=self.generation.num_items), k)
 
-    def search_captions(self, queries: Scores, k: int, where: Filter | None) -> Hits:
-        """float32 ``[B, D]`` → the nearest captions of live pictures; rows are numbered on from M."""
+    def search_captions(self, index: SearchIndex, queries: Scores, k: int, where: Filter | None = None) -> Hits:
+        """float32 ``[B, D]`` → the nearest captions of pictures that the filter keeps, live or in ``index``. Rows of
+        live ones are numbered on from M."""
+        kept = None
+        if where is not None:
+            kept = where.mask(self.generation.columns)[self.generation.caption_items()]  # [N] -> [M]
+        main = index.search(queries, k, _both(kept, self.shown_captions))
         keep = self._kept(where)[self.caption_rows]  # [C]
-        return _nearest(queries, self.caption_vectors, keep, k, first_row=self.generation.num_captions)
+        live = _nearest(queries, self.caption_vectors, keep, k, first_row=self.generation.num_captions)
+        return _merged(main, live, k)
 
     def _kept(self, where: Filter | None) -> Mask:
         if where is None:
@@ -253,7 +266,41 @@ class LiveRows:
         )  # fmt: skip
 
 
-def merged(main: Hits, live: Hits, k: int) -> Hits:
+def lay_over(generation: Generation, log: LiveLog) -> LiveRows:
+    """All changes of a log that a generation lacks.
+
+    Raises LiveChangesMissing when the log has let go of some of them, EncoderMismatch when another encoder made their
+    vectors, and LiveLogDamaged.
+    """
+    contained, pruned = generation.manifest.live_sequence, log.pruned_through()
+    if pruned > contained:
+        raise LiveChangesMissing(
+            f"{generation.generation} lacks live changes that the log does not hold any more (up to {pruned}); serve a "
+            "generation that contains them, or move live.db aside to let go of all of them."
+        )
+    changes = log.read(contained)
+    require_fingerprint(changes, generation.manifest.encoder.fingerprint)
+    rows = LiveRows(generation, log.thumbnail)
+    rows.apply(changes)
+    return rows
+
+
+def verify_live(generation: Generation) -> LiveState | None:
+    """The live changes over a generation, every one proven; None where its collection has no log.
+
+    Raises LiveLogDamaged, LiveChangesMissing or EncoderMismatch.
+    """
+    log = open_live_log(generation.directory.parent)
+    if log is None:
+        return None
+    try:
+        log.verify()
+        return lay_over(generation, log).state
+    finally:
+        log.close()
+
+
+def _merged(main: Hits, live: Hits, k: int) -> Hits:
     """The k best of both, best first; equal scores come in row order, those of the generation first."""
     scores = np.concatenate([main.scores, live.scores], axis=1)  # [B, K]
     rows = np.concatenate([main.rows, live.rows], axis=1)
