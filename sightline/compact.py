@@ -39,9 +39,9 @@ def _indexes(directory: Path, old: CollectionManifest) -> dict[str, Any]:
     records = [old.index.get(which) for which in ("images", "captions")]
     if all(record.get("plan", "exact") in _WITHOUT_FILES for record in records if isinstance(record, dict)):
         return old.index
-    from sightline.index.rebuild import build_indexes
+    from sightline.index.building import rebuild_indexes
 
-    return build_indexes(directory, old)
+    return rebuild_indexes(directory, old)
 
 
 def _end_with(parent: int) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from sightline.collection import CollectionManifest
 from sightline.index.approximate import ApproximateIndex
 from sightline.index.files import file_name, write_index
 from sightline.index.hits import Scores
 from sightline.index.plans import Plan
-from sightline.index.record import IndexRecord, approximate_record
+from sightline.index.record import IndexRecord, approximate_record, record_of
 from sightline.index.scan import widened
 from sightline.index.store import ShardFiles
 from sightline.index.training import train
@@ -59,11 +61,26 @@ def build_index(
     if not tuned.reached and or_exact:
         say(f"{plan.name} reaches only {found}; the index stays exact.")
         return IndexRecord(plan="exact", reason=f"{plan.name} reached only {found}")
-    if tuned_on != next(iter(ASKERS[which])):
-        reason += f"; tuned on {tuned_on} queries, for there are no others"
+    found += "" if tuned_on == next(iter(ASKERS[which])) else ", for there are no others"
     say(f"{which}: {found}, {point.latency_ms:.2f} ms{'' if tuned.reached else ': the target is missed'}.")
     write_index(index, directory / file_name(which))
     return approximate_record(plan, tuned, reason, seconds)
+
+
+def rebuild_indexes(directory: Path, old: CollectionManifest) -> dict[str, Any]:
+    """Build the indexes of a directory by the plans, reasons and targets that the manifest ``old`` has of them.
+
+    Nothing is done for exact plans. Returns what the new manifest says. Raises StorageError.
+    """
+    stores = stores_of(directory, old.encoder.dim)
+    index = dict(old.index)
+    for which in stores:
+        record = record_of(old.index, which)
+        if not record.kind.exact:
+            fresh = build_index(directory, which, stores, record.kind, record.reason, record.recall_target)
+            index[which] = fresh.model_dump(mode="json")
+            index |= {"kind": fresh.plan} if which == "images" else {}
+    return index
 
 
 def stores_of(directory: Path, dim: int) -> dict[str, ShardFiles]:

@@ -189,9 +189,11 @@ def test_lists_on_disk_are_mapped_and_answer_alike(tmp_path: Path) -> None:
 
 def test_without_captions_pictures_are_the_queries_and_it_says_so(tmp_path: Path) -> None:
     path = collection(tmp_path / "photos", captions=False)
-    manifest = optimise(path, IndexOptions(plan="ivf-sq8"))
+    said: list[str] = []
+    manifest = optimise(path, IndexOptions(plan="ivf-sq8"), said.append)
     images = record_of(manifest.index, "images")
-    assert images.tuned_on == "image" and "there are no others" in images.reason
+    assert (images.tuned_on, images.reason) == ("image", "asked for")
+    assert "there are no others" in said[-1]
     assert record_of(manifest.index, "captions").plan == "exact"
     assert open_index(open_collection(path), "captions").num_rows == 0
 

@@ -11,8 +11,8 @@ from sightline.collection import Counts, GenerationWriter, NewItem, verify_colle
 from sightline.collection.live_log import LiveChange, open_live_log
 from sightline.collection.manifest import EncoderRecord
 from sightline.compact import compact
+from sightline.index.building import rebuild_indexes
 from sightline.index.opening import open_index
-from sightline.index.rebuild import build_indexes
 from sightline.index.record import IndexRecord, record_of
 from sightline.storage import record_files
 
@@ -73,7 +73,7 @@ def test_too_few_rows_for_the_plan_are_searched_exactly(photos: Path) -> None:
     compact(photos, log)
     generation = verify_collection(photos)
     record = record_of(generation.manifest.index, "images")
-    assert (record.plan, generation.num_items) == ("exact", 10)
+    assert (record.plan, generation.num_items, generation.manifest.index["kind"]) == ("exact", 10, "exact")
     assert not [name for name in generation.manifest.files if name.startswith("index/")]
     assert open_index(generation, "images").search(vectors(0, NUM_ITEMS)[-1:], 1).rows[0, 0] == 9
 
@@ -82,5 +82,5 @@ def test_nothing_is_built_for_exact_plans(photos: Path) -> None:
     directory = photos / "gen-000001"
     before = record_files(directory)
     manifest = verify_collection(photos).manifest.model_copy(update={"index": {"kind": "exact"}})
-    assert build_indexes(directory, manifest) == {"kind": "exact"}
+    assert rebuild_indexes(directory, manifest) == {"kind": "exact"}
     assert record_files(directory) == before
