@@ -88,6 +88,14 @@ class BuildInterrupted(Exception):
         self.num_done = num_done
 
 
+class AlreadyPublished(Exception):
+    """The current generation is what the whole build would give: the shard has nothing to do."""
+
+    def __init__(self, generation: str) -> None:
+        super().__init__(f"published as {generation}")
+        self.generation = generation
+
+
 @dataclass(frozen=True)
 class Shard:
     """Part ``index`` of ``count`` (0 ≤ index < count): the chunks k with k % count == index."""
@@ -163,11 +171,15 @@ def encode_shard(
     """Encode the chunks of a shard and publish nothing: ``publish_collection`` does, when all shards are done.
 
     The shards of one build may run at the same time and on several machines that share ``out``.
-    Raises what ``build_collection`` does.
+    Raises what ``build_collection`` does, and AlreadyPublished when a shard comes after the publication.
     """
     stages = StageClock()
     pipeline_options = options.pipeline_options()
     wanted = make_job(encoder, encoder_spec, source, source_name, options, clock())
+    published = Building(out).published(wanted)
+    if published:
+        Building(out).leave()
+        raise AlreadyPublished(published)
     with building_locked(out, shard=str(shard)) as building:
         store = building.segments(building.begin(wanted))
         pipeline = Pipeline(encoder, source, store, pipeline_options, stages, advance=advance, stopping=stopping)

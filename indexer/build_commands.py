@@ -72,7 +72,7 @@ def build(
 
     Example: `sightline index build --encoder ViT-B-32-SigLIP2-256:webli --source ~/Pictures --out photos`
     """
-    from indexer.build import BuildInterrupted, BuildOptions, build_collection, encode_shard
+    from indexer.build import AlreadyPublished, BuildInterrupted, BuildOptions, build_collection, encode_shard
     from indexer.indexing import IndexOptions
     from indexer.interrupt import interruptible
     from indexer.job import Building
@@ -130,6 +130,12 @@ def build(
         except BuildInterrupted as stopped:
             report_interrupted(console, out, stopped.num_done)
             raise typer.Exit(interrupt.exit_code) from None
+        except AlreadyPublished as late:
+            console.result(
+                {"collection": str(out), "shard": str(part), "generation": late.generation},
+                f"Shard {part} of {out} has nothing to do: the build is published as {late.generation}.",
+            )
+            return
     if part is not None:
         console.result(
             {"collection": str(out), "shard": str(part), "seconds": times.as_dict(), "bound_by": times.bound_by},

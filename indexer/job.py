@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,9 +14,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from indexer.segments import SegmentStore
-from sightline.collection import EncoderRecord
-from sightline.errors import CollectionCorrupt, InputError, StorageError
-from sightline.storage import discard_directory, remove_abandoned, replace_file, storage_errors
+from sightline import __version__
+from sightline.collection import EncoderRecord, read_manifest
+from sightline.collection.manifest import current_generation
+from sightline.errors import CollectionCorrupt, InputError, SightlineError, StorageError
+from sightline.storage import discard_directory, first_difference, remove_abandoned, replace_file, storage_errors
 
 BUILDING_NAME = "building"
 _RESTART = "give the same options to go on, or --restart to throw the unfinished build away"
@@ -37,6 +40,11 @@ class Job(BaseModel):
     source_identity: str
     base: str = ""
     options: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Another one for every job that may give another result; when it began does not count."""
+        return hashlib.sha256(self.model_dump_json(exclude={"created"}).encode()).hexdigest()
 
     def difference(self, other: Job) -> str:
         """What of ``other`` would give another result, as the middle of a sentence; empty when nothing would."""
@@ -92,6 +100,19 @@ class Building:
             raise InputError(f"The unfinished build in {self.directory} {difference}; {_RESTART}.")
         return job
 
+    def published(self, wanted: Job) -> str:
+        """The generation that ``CURRENT`` names, if it is whole and this job of this Sightline gave it; nothing
+        else, and nothing while a job is under way."""
+        if self.job is not None:
+            return ""
+        with contextlib.suppress(SightlineError, OSError):  # there is none, or none that can be read: build it
+            directory = current_generation(self.collection)
+            manifest = read_manifest(directory)
+            same = (manifest.job, manifest.sightline_version) == (wanted.digest, __version__)
+            if same and first_difference(directory, manifest.files) is None:
+                return manifest.generation
+        return ""
+
     def segments(self, job: Job) -> SegmentStore:
         """What is done of a job."""
         return SegmentStore(self.directory / "segments", job.options["chunk_inputs"], job.encoder.dim)
@@ -107,13 +128,18 @@ class Building:
         try:
             yield
         except BaseException:
-            if not (self.directory / "job.json").is_file():
+            self.leave()
+            if not was_there:
                 with contextlib.suppress(OSError):
-                    self.listing.unlink(missing_ok=True)
-                    self.directory.rmdir()
-                    if not was_there:
-                        self.collection.rmdir()
+                    self.collection.rmdir()
             raise
+
+    def leave(self) -> None:
+        """Remove what was made for a job that has not begun."""
+        if not (self.directory / "job.json").is_file():
+            with contextlib.suppress(OSError):
+                self.listing.unlink(missing_ok=True)
+                self.directory.rmdir()
 
     def prepare(self, *, restart: bool = False) -> None:
         """Before the source is opened: throw away what cannot be gone on with, all of it with ``restart``."""

@@ -140,7 +140,7 @@ class Publication:
                 )
             writer.finish()
             index = {"dtype": "float16", **measure_recall(sample), **self._build_index(writer.directory), **facts}
-            manifest = writer.publish(counts, source=self._job.source, index=index)
+            manifest = writer.publish(counts, source=self._job.source, index=index, job=self._job.digest)
             if unless_like is not None and _data_files(manifest) == _data_files(unless_like):
                 self._building.discard()
                 raise NothingChanged

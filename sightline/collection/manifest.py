@@ -73,7 +73,8 @@ class Counts(_Strict):
 
 class CollectionManifest(_Strict):
     """What a generation is. ``index`` holds the plan and its measured recall, by kind of query; ``live_sequence`` is
-    the last live change that it contains, 0 where it was built from a source."""
+    the last live change that it contains, 0 where it was built from a source; ``job`` names the build that gave it (the
+    same encoder, source and options give the same), and is empty where no build did."""
 
     schema_version: Literal[1] = 1
     generation: str
@@ -88,6 +89,7 @@ class CollectionManifest(_Strict):
     index: dict[str, Any]
     files: dict[str, FileRecord]
     live_sequence: int = 0
+    job: str = ""
 
     def require_encoder(self, fingerprint: str) -> None:
         """Raise EncoderMismatch unless the encoder of this fingerprint made the vectors.

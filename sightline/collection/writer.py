@@ -110,11 +110,11 @@ class GenerationWriter:
                 self._close_shard()
 
     def publish(
-        self, counts: Counts, *, source: str, index: dict[str, Any], live_sequence: int = 0
+        self, counts: Counts, *, source: str, index: dict[str, Any], live_sequence: int = 0, job: str = ""
     ) -> CollectionManifest:
         """Write what is left and the manifest; the generation becomes current when the ``with`` block ends.
 
-        ``live_sequence`` is the last live change that is contained.
+        ``live_sequence`` is the last live change that is contained; ``job`` names the build.
         """
         assert counts.add_up(), counts
         self.finish()
@@ -134,6 +134,7 @@ class GenerationWriter:
                 index=index,
                 files=record_files(self._directory),
                 live_sequence=live_sequence,
+                job=job,
             )
             layout.write_manifest(self._directory, self._manifest)
         return self._manifest

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from indexer.build import BuildInterrupted, Shard, encode_shard, publish_collection
+from indexer.build import AlreadyPublished, BuildInterrupted, Shard, encode_shard, publish_collection
 from indexer.indexing import IndexOptions
 from indexer.job import Building, building_locked
 from sightline.collection import open_collection, verify_collection
@@ -103,6 +103,30 @@ def test_shards_give_the_bytes_of_a_local_run(
     manifest, failure = publish_collection(out, 1.0, IndexOptions())
     assert (manifest.num_items, failure) == (open_collection(out).num_items, None)
     assert digests(out) == expected
+
+
+def test_a_shard_after_the_publication_does_nothing(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def encode(index: int) -> int:
+        encoder = PlainEncoder()
+        opened = open_source(str(source), listing=out / "building" / "listing.db")
+        encode_shard(encoder, "plain", opened, "pictures", out, plain_options(), Shard(index, 2))  # type: ignore[arg-type]
+        return encoder.num_pictures
+
+    assert encode(0) and encode(1)
+    publish_collection(out, 1.0, IndexOptions())
+    before = digests(out)
+    for late in (0, 1):
+        with pytest.raises(AlreadyPublished, match="gen-000001"):
+            encode(late)
+        assert digests(out) == before and not (out / "building").exists()
+    vectors = out / "gen-000001" / "img_emb" / "img_emb_0.npy"
+    vectors.write_bytes(vectors.read_bytes()[:-1] + b"?")
+    assert encode(0), "what is damaged is built again"
+    Building(out).prepare(restart=True)
+    (source / "000.png").write_bytes(b"no picture any more")
+    assert encode(0), "another source gives another generation"
 
 
 def test_missing_chunks_are_named(source: Path, tmp_path: Path) -> None:
