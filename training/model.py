@@ -9,11 +9,13 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from torch import nn
 
 from sightline.encoder.checkpoint import Checkpoint, describe_texts, load_checkpoint
 from sightline.encoder.spec import parse_spec
 from sightline.errors import RecipeError
 from sightline.images import PixelSpec
+from training.objectives import initial_bias
 from training.recipe import Model, Recipe, suggestion
 
 _ELSEWHERE = {
@@ -36,8 +38,26 @@ def build_checkpoint(recipe: Recipe) -> Checkpoint:
         base.untrained = False
         base.provenance = {"base": recipe.model.encoder, **base.provenance}
         base.model.train().requires_grad_(True)
+        _fit_bias(base, recipe)
         return base
-    return _new(recipe)
+    new = _new(recipe)
+    _fit_bias(new, recipe)
+    return new
+
+
+def _fit_bias(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """A logit bias for a model that learns with the sigmoid loss and has none; none for one that learns without.
+
+    The bias says how a model's scores become probabilities, so it must be that of the loss it was trained with last.
+    """
+    kind, model = recipe.objective.kind, checkpoint.model
+    if kind == "sigmoid" and model.logit_bias is None:
+        bias = initial_bias(recipe.training.batch_size)
+        model.logit_bias = nn.Parameter(torch.full_like(model.logit_scale.detach(), bias))  # type: ignore[operator,arg-type]
+        checkpoint.model_cfg = {**checkpoint.model_cfg, "init_logit_bias": bias}
+    if kind == "softmax" and model.logit_bias is not None:
+        model.logit_bias = None
+        checkpoint.model_cfg = {key: value for key, value in checkpoint.model_cfg.items() if key != "init_logit_bias"}
 
 
 def _new(recipe: Recipe) -> Checkpoint:

@@ -13,21 +13,34 @@ text = { context_length = 32, layers = 2, width = 128, heads = 4 }
 num_steps = 600
 batch_size = 128
 learning_rate = 1e-3
+
+Each further table is optional and described beside the code it steers: [data] (``training.data``), [objective]
+(``training.objectives``), [adapters] (``training.adapters``), [[stages]] (``training.stages``), [watch]
+(``training.watching``) and [export] (``training.export``).
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sightline.errors import RecipeError
+from training.adapters import AdapterSettings
+from training.data import DataSettings
+from training.export import ExportSettings
+from training.objectives import ObjectiveSettings
+from training.stages import Part, StageSettings, default_parts
+from training.watching import WatchSettings
 
 RECIPES = Path(__file__).parent / "recipes"
+Where = tuple[int | str, ...]
+"""The path of keys and numbers to a place in a recipe."""
 
 
 class _Strict(BaseModel):
@@ -64,24 +77,38 @@ class Model(_Strict):
 
 
 class Training(_Strict):
-    """How to train: a linear warm-up, then a cosine that reaches 0 at ``num_steps``.
+    """How to train: a linear warm-up, then a cosine that reaches 0 at ``num_steps``; with ``[[stages]]`` each stage has
+    its own ``num_steps`` and its own warm-up and cosine.
 
     ``optimizer`` "muon" gives the matrices inside the towers' blocks to Muon at ``muon_learning_rate``
     and leaves the rest to AdamW. A small ViT trained from nothing on the drawn world reached in 250 steps of 256 pairs
     a recall at 1 of 0.88 at 2e-3 and 0.90 at 5e-3, against 0.75 with AdamW alone, for 10 % more time a step.
 
-    Steps count optimiser steps of ``batch_size`` pairs. ``group_size`` consecutive pictures of the data come into the
-    same batch, so that near-twins are each other's hard negatives (docs/decisions/0005). ``max_logit_scale`` bounds
-    the factor on the inner products (100 in CLIP); a base that starts above it keeps its own. Weight decay spares
-    biases, gains, embeddings and the logit scale. ``precision = "bf16"`` runs the towers under autocast; small towers
-    on CPUs without bf16 units are faster in fp32.
+    Steps count optimiser steps of ``batch_size`` pairs, over all processes of torchrun together. ``group_size``
+    consecutive pictures of the data come into the same batch, so that near-twins are each other's hard negatives
+    (docs/decisions/0005). Weight decay spares biases, gains, embeddings and the logit scale. ``precision = "bf16"``
+    runs the towers under autocast; small towers on CPUs without bf16 units are faster in fp32.
+
+    ``micro_batch_size`` rows at once go through a tower, with the same gradients as the whole batch, for a third more
+    time (``training.gradient_cache``). ``gradient_checkpointing`` keeps each block's input only and computes the block
+    again on the way back: less memory still, a third more time again. ``cache_features`` encodes the pictures once for
+    all epochs, where nothing of the image tower is trained (``training.features``).
+
+    ``factors`` multiply the rate of a part (image, text, image-head, …; see ``training.stages``), ``layer_decay``
+    that of each block below the next one of its tower. ``ema_decay`` keeps a running mean of the weights, which can be
+    exported instead of the last step's; with ``ema_warm_up`` it forgets the start faster (``training.ema``).
     """
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    num_steps: int = Field(ge=1)
+    num_steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(ge=2)
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    gradient_checkpointing: bool = False
+    cache_features: bool = False
     learning_rate: float = Field(gt=0)
     muon_learning_rate: float = Field(default=2e-3, gt=0)
+    factors: dict[Part, Annotated[float, Field(gt=0)]] = {}
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.1, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -89,16 +116,19 @@ class Training(_Strict):
     epsilon: float = Field(default=1e-6, gt=0)
     group_size: int = Field(default=1, ge=1)
     max_gradient_norm: float = Field(default=1.0, gt=0)
-    max_logit_scale: float = Field(default=100.0, gt=0)
+    ema_decay: float | None = Field(default=None, ge=0, lt=1)
+    ema_warm_up: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_every_steps: int = Field(default=100, ge=1)
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Training:
-        if self.warmup_steps >= self.num_steps:
+        if self.num_steps is not None and self.warmup_steps >= self.num_steps:
             raise ValueError("needs warmup_steps below num_steps")
         if self.batch_size % self.group_size:
             raise ValueError("needs a batch_size that is a multiple of group_size")
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError("needs a micro_batch_size of at most batch_size; leave it out where the batch fits")
         return self
 
 
@@ -108,7 +138,43 @@ class Recipe(_Strict):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0)
     model: Model
+    data: DataSettings = DataSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    adapters: AdapterSettings = AdapterSettings()
     training: Training
+    stages: tuple[StageSettings, ...] = ()
+    watch: WatchSettings = WatchSettings()
+    export: ExportSettings = ExportSettings()
+
+    @model_validator(mode="after")
+    def _tables_fit(self) -> Recipe:
+        if self.stages and self.training.num_steps is not None:
+            raise ValueError("gives num_steps in [training] and in each of [[stages]]; leave it out of [training]")
+        if self.stages and self.training.factors:
+            raise ValueError("gives factors in [training] and has [[stages]]; give each stage its own factors")
+        if not self.stages and self.training.num_steps is None:
+            raise ValueError("lacks the key 'num_steps' in [training]; add it")
+        short = [stage.name for stage in self.stages if stage.num_steps <= self.training.warmup_steps]
+        if short:
+            raise ValueError(f"has a stage '{short[0]}' no longer than the warmup_steps of [training]; lower those")
+        if self.export.weights == "ema" and self.training.ema_decay is None:
+            raise ValueError("asks in [export] for the ema weights, which nobody keeps; set ema_decay in [training]")
+        return self
+
+    @property
+    def plan(self) -> tuple[StageSettings, ...]:
+        """What is trained one after the other: the stages, or a single one named "all"."""
+        if self.stages:
+            return self.stages
+        assert self.training.num_steps is not None
+        train = default_parts(self.adapters)
+        factors = self.training.factors
+        return (StageSettings(name="all", num_steps=self.training.num_steps, train=train, factors=factors),)
+
+    @property
+    def num_steps(self) -> int:
+        """The steps of all stages together."""
+        return sum(stage.num_steps for stage in self.plan)
 
 
 def read_recipe(name: str) -> Recipe:
@@ -154,17 +220,49 @@ def _sentence(error: ValidationError, name: str) -> str:
     problems = error.errors(include_url=False)
     # A misspelt key gives two errors, unknown and missing: the first says more.
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    where = [str(part) for part in first["loc"]]
-    table = ".".join(where[:-1])
-    inside = f" in [{table}]" if table else ""
+    where = first["loc"]
+    while len(where) > 1 and isinstance(where[-1], int) and first["type"] != "value_error":
+        where = where[:-1]  # an item of a list is named by its key
+    if where and where[-1] == "[key]":  # of a table with a fixed set of keys
+        known = re.findall(r"'([^']+)'", first["msg"])
+        inside = _inside(where[:-2])
+        return f"The recipe {name} has an unknown key '{where[-2]}'{inside}; {suggestion(str(where[-2]), known)}"
+    inside = _inside(where[:-1])
     if first["type"] == "extra_forbidden":
-        tables: dict[str, type[_Strict]] = {"model": Model, "training": Training}
-        known = tables.get(table, Recipe).model_fields
-        return f"The recipe {name} has an unknown key '{where[-1]}'{inside}; {suggestion(where[-1], known)}"
+        table = _table_at(where[:-1])
+        known = [] if table is None else list(table.model_fields)
+        return f"The recipe {name} has an unknown key '{where[-1]}'{inside}; {suggestion(str(where[-1]), known)}"
     if first["type"] == "missing":
         return f"The recipe {name} lacks the key '{where[-1]}'{inside}; add it."
     problem = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
-        return f"The recipe {name}: [{'.'.join(where)}] {problem}."
+        return f"The recipe {name}: {_table_name(where)} {problem}." if where else f"The recipe {name} {problem}."
     problem = problem[0].lower() + problem[1:]
     return f"The recipe {name} has a wrong value for '{where[-1]}'{inside}: {problem}."
+
+
+def _inside(where: Where) -> str:
+    return f" in {_table_name(where)}" if where else ""
+
+
+def _table_name(where: Where) -> str:
+    """[objective.temperature], or [[stages]] number 2 for one of a list."""
+    words = ".".join(part for part in where if isinstance(part, str))
+    numbers = [part for part in where if isinstance(part, int)]
+    return f"[[{words}]] number {numbers[0] + 1}" if numbers else f"[{words}]"
+
+
+def _table_at(where: Where) -> type[BaseModel] | None:
+    """The model of the table at a place in the recipe."""
+    table: type[BaseModel] | None = Recipe
+    for part in where:
+        if table is not None and isinstance(part, str):
+            field = table.model_fields.get(part)
+            table = None if field is None else _model_in(field.annotation)
+    return table
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)

@@ -31,12 +31,12 @@ PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="
 
 
 class Console:
-    """What a command prints. Progress bars appear on a terminal only."""
+    """What a command prints. Progress bars appear on a terminal only; a ``silent`` console prints nothing at all."""
 
-    def __init__(self, *, as_json: bool = False) -> None:
-        self.as_json = as_json
-        self._people = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-        self._out = RichConsole(highlight=False, soft_wrap=True)
+    def __init__(self, *, as_json: bool = False, silent: bool = False) -> None:
+        self.as_json = as_json and not silent
+        self._people = RichConsole(stderr=True, highlight=False, soft_wrap=True, quiet=silent)
+        self._out = RichConsole(highlight=False, soft_wrap=True, quiet=silent)
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -63,7 +63,9 @@ class Console:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self._people, disable=not self._people.is_terminal) as bar:
+        with Progress(
+            *columns, console=self._people, disable=not self._people.is_terminal or self._people.quiet
+        ) as bar:
             task = bar.add_task(what, total=total)
             yield lambda steps: bar.advance(task, steps)
 

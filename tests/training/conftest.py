@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
+import open_clip
 import pytest
 
 from training.recipe import Recipe, parse_recipe
@@ -24,6 +27,14 @@ warmup_steps = 2
 precision = "fp32"
 checkpoint_every_steps = 3
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tokenizer() -> Iterator[None]:
+    """The built-in tokenizer unpacks its vocabulary each time it is made, which takes longer than a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip, "SimpleTokenizer", functools.cache(open_clip.SimpleTokenizer))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,10 @@ def test_draw_train_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     code, out, err = run(capsys, "train", str(tmp_path / "tiny.toml"), "--data", world, "--out", bundle, "--json")
     trained = json.loads(out)
     assert code == 0 and trained["num_steps"] == 8 and "Training tiny" in err
+    (stage,) = trained["stages"]
+    assert stage["name"] == "all" and stage["num_frozen"] == 0
+    assert f"Stage all: 8 steps train {stage['num_trained']:,} parameters (image, text" in err
+    assert "step 8 of 8: loss" in err and "pairs/s" in err
     code, out, _ = run(capsys, "evaluate", "--encoder", bundle, "--data", world, "--split", "train", "--json")
     figures = json.loads(out)
     assert code == 0 and figures["fingerprint"] == trained["fingerprint"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,7 +24,7 @@ from training.watching.canary import Canary, canary_figures
 from training.watching.collapse import Collapse, CollapseDetector
 from training.watching.explorer import write_explorer
 from training.watching.figures import gradient_norms, vector_figures
-from training.watching.held_out import Encode, HeldOut
+from training.watching.held_out import Encode, HeldOut, Vectors
 from training.watching.log import Log
 from training.watching.settings import WatchSettings
 from training.watching.trace import TraceWriter
@@ -206,13 +207,13 @@ class Watch:
             return values
         ends = step == self._num_steps
         if self._canary_pairs is not None and (ends or step % self._canary_every == 0):
-            figures = canary_figures(*self._canary_pairs.encode(model, self._encode))
+            figures = canary_figures(*self._encoded(self._canary_pairs, model, self._encode, step))
             values = figures.values()
             sentence = self._canary.see(step, figures)
             if sentence is not None:
                 self._warn(sentence)
         if self._trace is not None and self._trace_pairs is not None and (ends or step % self._trace_every == 0):
-            images, texts = self._trace_pairs.encode(model, self._encode)
+            images, texts = self._encoded(self._trace_pairs, model, self._encode, step)
             recall = canary_figures(images, texts).text_to_image_recall_at_1
             total, num = self._losses
             self._trace.add(
@@ -220,6 +221,17 @@ class Watch:
             )
             self._losses = [0.0, 0.0]
         return values
+
+    def _encoded(self, pairs: HeldOut, model: nn.Module, encode: Encode, step: int) -> tuple[Vectors, Vectors]:
+        """Vectors of held-out pairs; raises TrainingStopped when the update has left the model without numbers."""
+        images, texts = pairs.encode(model, encode)
+        if np.isfinite(images).all() and np.isfinite(texts).all():
+            return images, texts
+        raise TrainingStopped(
+            f"Training stopped at step {step:,}: the vectors of held-out pairs are not a number "
+            f"({self._last_good(step)}); lower learning_rate or lengthen warmup_steps.",
+            step=step,
+        )
 
     def _stop_unless_numbers(self, step: int, loss: float, figures: Mapping[str, float]) -> None:
         parts = [name.removeprefix("gradient_norm_") for name, value in figures.items() if not math.isfinite(value)]
