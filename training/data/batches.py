@@ -168,8 +168,8 @@ class Batches:
         melt into one token when words come together anew."""
         if self._renumber is None:
             return tokens
-        known = np.isin(tokens, self.used_ids).all(axis=1)  # [n]
-        return np.where(known[:, None], tokens, instead)
+        known = np.all(np.isin(tokens, self.used_ids), axis=1)  # [n]
+        return np.where(np.asarray(known)[:, None], tokens, instead)
 
     def _relations(
         self, picks: Rows, rows: Rows, more: list[int]
