@@ -23,6 +23,7 @@ from indexer.stages import StageClock, StageTimes
 from sightline.collection import CollectionManifest, EncoderRecord
 from sightline.errors import SourceError, TooManyFailures
 from sightline.images import ImageLimits
+from sightline.memory import give_back
 from sightline.sources import Source
 from sightline.texts import TextLimits
 
@@ -145,6 +146,7 @@ def build_collection(
             encoded = progress.complete or executor(store)
         if not encoded:
             raise BuildInterrupted(store.progress().num_done)
+        give_back()  # what encoding took, before publication takes its own
         with stages.measure("publish"):
             manifest = Publication(building, job, index_builder(job, options.index, say)).publish()
     return BuildReport(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,8 @@ from sightline.index.runtime import faiss, require_faiss
 from sightline.index.scan import score_rows
 from sightline.index.store import ShardFiles
 
-SCAN_BYTES = 2**26
-"""64 MiB: more than a core's own cache, so that memory is measured and not the cache."""
+SCAN_BYTES = 2**25
+"""32 MiB: more than a core's own cache, so that memory is measured and not the cache. Twice this is held at most."""
 
 CODES_NEAR_ROWS = 16_384
 """Few enough that their codes stay in a core's own cache; ``codes_row_far`` is measured beyond it."""
@@ -70,30 +71,35 @@ def measure(dim: int) -> Speeds:
     """Scan, encode and multiply small made-up vectors of ``dim`` (even) dimensions. Raises DependencyMissing."""
     require_faiss()
     generator = np.random.default_rng(0)
-    rows = max(SCAN_BYTES // (2 * dim), 1024)
+    some = generator.standard_normal((1024, dim)).astype(np.float16) / np.float16(dim**0.5)  # [1024, D]
     query = generator.standard_normal((1, dim)).astype(np.float32)
     query /= np.linalg.norm(query)
-    some = generator.standard_normal((1024, dim)).astype(np.float16) / np.float16(dim**0.5)  # [1024, D]
-    half = np.tile(some, (rows // 1024, 1))
     encode_row, codes_row, codes_row_far = _codes(some, query, dim)
     return Speeds(
-        exact_row=_scan(faiss.ScalarQuantizer.QT_fp16, half.view(np.uint8), query) / len(half),
-        sq8_row=_scan(faiss.ScalarQuantizer.QT_8bit, half.view(np.uint8)[:, :dim].copy(), query) / len(half),
+        exact_row=_scan(faiss.ScalarQuantizer.QT_fp16, some.view(np.uint8), query),
+        sq8_row=_scan(faiss.ScalarQuantizer.QT_8bit, some.view(np.uint8)[:, :dim].copy(), query),
         codes_row=codes_row,
         codes_row_far=codes_row_far,
         encode_row=encode_row,
-        refine_row=_refine(half, query),
+        refine_row=_refine(some, query),
         float_flops=_product(dim, torch.float32),
         bfloat_flops=_product(dim, torch.bfloat16),
     )
 
 
 def _scan(kind: int, codes: npt.NDArray[np.uint8], query: Scores) -> float:
+    """Seconds a row, of these codes over and over."""
     dim = query.shape[1]
     index = faiss.IndexScalarQuantizer(dim, kind, faiss.METRIC_INNER_PRODUCT)
     index.train(np.array([[-1.0] * dim, [1.0] * dim], np.float32))
-    index.add_sa_codes(codes)
-    return _fastest(lambda: index.search(query, 10))
+    _repeat(index, codes)
+    return _fastest(lambda: index.search(query, 10)) / int(index.ntotal)
+
+
+def _repeat(index: Any, codes: npt.NDArray[np.uint8]) -> None:
+    """Fill an index to ``SCAN_BYTES``."""
+    while index.ntotal * codes.shape[1] < SCAN_BYTES:
+        index.add_sa_codes(codes)
 
 
 def _codes(some: Half, query: Scores, dim: int) -> tuple[float, float, float]:
@@ -107,17 +113,16 @@ def _codes(some: Half, query: Scores, dim: int) -> tuple[float, float, float]:
     encode = time.perf_counter() - started
     few = codes.sa_encode(block)  # [N, D / 4]
     near = _fastest(functools.partial(faiss.IndexPQFastScan(codes).search, query, 100))
-    num_more = max(SCAN_BYTES // few.nbytes - 1, 1)
-    codes.add_sa_codes(np.tile(few, (num_more, 1)))
+    _repeat(codes, few)
     far = _fastest(functools.partial(faiss.IndexPQFastScan(codes).search, query, 100))
-    return encode / len(block), near / len(block), far / codes.ntotal
+    return encode / len(block), near / len(block), far / int(codes.ntotal)
 
 
-def _refine(half: Half, query: Scores) -> float:
+def _refine(some: Half, query: Scores) -> float:
     with tempfile.TemporaryDirectory(prefix="sightline-plan-") as folder:
         path = Path(folder) / "rows.npy"
-        np.save(path, half[:8192])
-        store = ShardFiles([path], half.shape[1])
+        np.save(path, np.tile(some, (8, 1)))
+        store = ShardFiles([path], some.shape[1])
         rows = np.random.default_rng(1).permutation(8192)[None, :256]  # [1, 256]
         return _fastest(lambda: score_rows(store, query, rows)) / rows.size
 

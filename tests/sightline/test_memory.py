@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sightline.memory import available_bytes
+from sightline.memory import available_bytes, give_back
 
 
 def test_free_memory_is_the_least_of_machine_and_container(tmp_path: Path) -> None:
@@ -25,3 +25,9 @@ def test_free_memory_is_the_least_of_machine_and_container(tmp_path: Path) -> No
     (old / "memory.limit_in_bytes").write_text("2000\n")
     (old / "memory.usage_in_bytes").write_text("3000\n")
     assert available_bytes(tmp_path) == 0
+
+
+def test_giving_back_keeps_what_is_in_use() -> None:
+    kept = [bytes([number]) * 4096 for number in range(256)]
+    give_back()
+    assert all(block == bytes([number]) * 4096 for number, block in enumerate(kept))
