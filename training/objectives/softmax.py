@@ -1,0 +1,107 @@
+"""The softmax loss in general: several positives, graded, among weighted negatives, in blocks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from training.objectives.blocks import Adjust, Block, log_sum_exps, pair_sum
+from training.objectives.negatives import Negatives
+from training.objectives.pairs import Pairs
+from training.objectives.positives import Positives
+
+
+def softmax_loss(
+    pairs: Pairs,
+    positives: Positives,
+    negatives: Negatives,
+    *,
+    multi_positive: Literal["out", "in"],
+    chunk_size: int | None,
+) -> torch.Tensor:
+    """Symmetric cross entropy (InfoNCE), the mean of both directions; a scalar.
+
+    With one positive for each picture and plain negatives it is CLIP's. Texts without a picture (supplied negatives)
+    stand in the pictures' denominators and ask for nothing themselves, as in NegCLIP (Yuksekgonul et al. 2023, arXiv
+    2210.01936). Pictures and texts without positives are skipped.
+    """
+    rows, columns = log_sum_exps(
+        pairs.images,
+        pairs.texts,
+        pairs.logit_scale,
+        chunk_size=chunk_size,
+        adjust_rows=negatives.of_rows,
+        adjust_columns=negatives.of_columns,
+    )  # [B], [T]
+    if pairs.extra_texts is not None and len(pairs.extra_texts):
+        more, _ = log_sum_exps(
+            pairs.images,
+            pairs.extra_texts,
+            pairs.logit_scale,
+            chunk_size=chunk_size,
+            columns=False,
+            adjust_rows=negatives.of_extra_texts,
+        )
+        rows = torch.logaddexp(rows, more)
+    if pairs.extra_images is not None and len(pairs.extra_images):
+        _, more = log_sum_exps(
+            pairs.extra_images,
+            pairs.texts,
+            pairs.logit_scale,
+            chunk_size=chunk_size,
+            rows=False,
+            adjust_columns=negatives.of_extra_images,
+        )
+        columns = torch.logaddexp(columns, more)
+    row_shares, column_shares = positives.row_shares, positives.column_shares
+    dtype = pairs.images.dtype
+    denominators = 0.5 * (_weighted(rows, row_shares) + _weighted(columns, column_shares))
+    if multi_positive == "out" or pairs.positives is None:
+        return (denominators - _positive_logits(pairs, positives, chunk_size)).to(dtype)
+    rows, columns = log_sum_exps(
+        pairs.images,
+        pairs.texts,
+        pairs.logit_scale,
+        chunk_size=chunk_size,
+        adjust_rows=_only(positives, of_rows=True),
+        adjust_columns=_only(positives, of_rows=False),
+    )
+    return (denominators - 0.5 * (_weighted(rows, row_shares) + _weighted(columns, column_shares))).to(dtype)
+
+
+def _weighted(values: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """The weighted sum, over those that have a share; -inf elsewhere does no harm."""
+    return (torch.where(shares > 0, values, torch.zeros_like(values)) * shares).sum()
+
+
+def _positive_logits(pairs: Pairs, positives: Positives, chunk_size: int | None) -> torch.Tensor:
+    """The mean logit of the positives over both directions, a scalar in float64."""
+    if pairs.positives is None:
+        scores = torch.linalg.vecdot(pairs.images, pairs.texts[: len(pairs.images)])  # [B]
+        shares = 0.5 * (positives.row_shares + positives.column_shares[: len(scores)])  # [B]
+        return pairs.logit_scale.double() * (scores.double() * shares).sum()
+    return pair_sum(pairs.images, pairs.texts, pairs.logit_scale, None, _Shared(positives), chunk_size=chunk_size)
+
+
+class _Shared:
+    """The logits of the positives, each with its share."""
+
+    def __init__(self, positives: Positives) -> None:
+        self._positives = positives
+
+    def value(self, scores: torch.Tensor, logits: torch.Tensor, block: Block) -> torch.Tensor:
+        return self.slope(scores, logits, block) * logits
+
+    def slope(self, scores: torch.Tensor, logits: torch.Tensor, block: Block) -> torch.Tensor:
+        shares = self._positives.pair_shares(block)
+        return torch.zeros_like(logits) if shares is None else shares
+
+
+def _only(positives: Positives, *, of_rows: bool) -> Adjust:
+    """Leaves out negatives and weighs positives."""
+
+    def adjust(scores: torch.Tensor, block: Block) -> torch.Tensor:
+        return positives.log_weights(block, of_rows=of_rows)
+
+    return adjust
