@@ -92,7 +92,7 @@ def same_images_as(checkpoint: Checkpoint, base_spec: str | None, accept_licence
 
 
 def _image_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    return dict(checkpoint.model.visual.state_dict())  # type: ignore[union-attr,operator]
+    return dict(checkpoint.model.visual.state_dict())  # type: ignore[union-attr]
 
 
 def _same_state(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

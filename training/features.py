@@ -36,7 +36,7 @@ def require_locked(stages: Sequence[StageSettings], adapters: AdapterSettings | 
     """Raise RecipeError when a recipe that caches features trains something of the image tower."""
     trained = {part for stage in stages for part in stage.train} if stages else set(default_parts(adapters))
     lora = adapters.lora if adapters is not None else None
-    moving = [part for part in ("image", "image-head") if part in trained]
+    moving: list[str] = [part for part in ("image", "image-head") if part in trained]
     if "adapters" in trained and lora is not None and "image" in lora.towers:
         moving.append("adapters of the image tower")
     if moving:

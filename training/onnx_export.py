@@ -129,12 +129,12 @@ def _write(graph: nn.Module, key: str, example: torch.Tensor, path: Path) -> Non
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
     """Without torch's fused inference kernel for attention, which has no form in ONNX."""
-    enabled = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
-    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)  # type: ignore[no-untyped-call]
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _run(path: Path, key: str, values: Any) -> Any:

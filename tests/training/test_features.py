@@ -42,9 +42,9 @@ def losses(checkpoint: Checkpoint, pixels: Any, features: Any | None) -> list[fl
         texts = torch.nn.functional.normalize(model.encode_text(tokens[rows]), dim=-1)
         loss = torch.nn.functional.cross_entropy(model.logit_scale.exp() * images @ texts.T, torch.arange(8))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        found.append(float(loss))
+        found.append(float(loss.detach()))
     return found
 
 
@@ -102,7 +102,7 @@ def test_a_file_that_was_not_finished_is_written_again(pixels: Any, tmp_path: Pa
 def test_values_that_are_not_numbers_leave_nothing_behind(pixels: Any, tmp_path: Path) -> None:
     checkpoint = checkpoint_of("vit")
     with torch.no_grad():
-        checkpoint.model.visual.proj[0, 0] = torch.nan  # type: ignore[union-attr,index]
+        checkpoint.model.visual.proj[0, 0] = torch.nan  # type: ignore[union-attr,operator]
     with pytest.raises(EncodingFailed, match="not numbers; check its weights"):
         cached_features(checkpoint, pixels, tmp_path, data_sha256="d")
     assert not list(tmp_path.iterdir())

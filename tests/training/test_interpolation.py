@@ -71,14 +71,18 @@ def test_a_licence_that_forbids_is_kept() -> None:
     assert interpolate(base, tuned, 0.1).licence == "mit"
 
 
+def scale_of(checkpoint: Checkpoint) -> float:
+    return float(checkpoint.model.logit_scale)  # type: ignore[arg-type]
+
+
 def test_a_sweep_takes_the_best_mean_over_the_data_sets() -> None:
     base, tuned = pair("vit")
     scale = {}
     for name, checkpoint in (("base", base), ("tuned", tuned)):
-        scale[name] = float(checkpoint.model.logit_scale)
+        scale[name] = scale_of(checkpoint)
 
     def place(checkpoint: Checkpoint) -> float:
-        return (float(checkpoint.model.logit_scale) - scale["base"]) / (scale["tuned"] - scale["base"])
+        return (scale_of(checkpoint) - scale["base"]) / (scale["tuned"] - scale["base"])
 
     measures = {
         "mine": lambda checkpoint: {"recall": place(checkpoint), "other": 0.0},  # tuning gains

@@ -98,7 +98,8 @@ def compare(out: Path, manifest: BundleManifest) -> None:
     assert np.array_equal(tokens.numpy(), encoder.tokenize(texts))
     with torch.inference_mode():
         theirs = model.encode_image(images), model.encode_text(tokens)
-        ours = encoder.checkpoint.model.encode_image(images), encoder.checkpoint.model.encode_text(tokens)
+        own: Any = encoder.checkpoint.model
+        ours = own.encode_image(images), own.encode_text(tokens)
         served = encoder.encode_pixels(pixels)
     assert all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True))
     assert np.abs(torch.nn.functional.normalize(theirs[0], dim=-1).numpy() - served).max() <= 1e-6

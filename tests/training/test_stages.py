@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from open_clip.transformer import PatchDropout
 from pydantic import ValidationError
 
 from sightline.errors import RecipeError
@@ -89,7 +90,7 @@ def test_what_is_frozen_behaves_as_when_it_is_served() -> None:
 
 def test_a_frozen_tower_drops_no_patches() -> None:
     vit = checkpoint_of("vit")
-    vit.model.visual.patch_dropout = type(vit.model.visual.patch_dropout)(0.5)  # type: ignore[union-attr,operator]
+    vit.model.visual.patch_dropout = PatchDropout(0.5)  # type: ignore[union-attr]
     images = images_of(vit)
     begin(vit.model, stage("text"))
     first, second = (vit.model.encode_image(images) for _ in range(2))  # type: ignore[operator]
@@ -148,7 +149,7 @@ def test_a_part_that_is_not_there_is_refused(part: Part, sentence: str) -> None:
     with pytest.raises(RecipeError, match=sentence):
         select(checkpoint_of("vit").model, stage("text", part))
     vit = checkpoint_of("vit")
-    vit.model.text_projection = None
+    vit.model.text_projection = None  # type: ignore[assignment]
     with pytest.raises(RecipeError, match=r"trains text-head.*\[adapters.heads\], or train text"):
         begin(vit.model, stage("text-head"))
 

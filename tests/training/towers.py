@@ -111,7 +111,7 @@ def steps(checkpoint: Checkpoint, count: int = 2, rate: float = 0.05) -> list[fl
         logits = 10 * images @ texts.T
         loss = torch.nn.functional.cross_entropy(logits, torch.arange(4))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses

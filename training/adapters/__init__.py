@@ -67,6 +67,9 @@ def merge(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for module in list(model.modules()):
             if parametrize.is_parametrized(module):
+                # torch makes a class for the module, shares it with copies of the module, and unmakes it here.
+                own = type(module)
+                module.__class__ = type(own.__name__, own.__bases__, dict(own.__dict__))
                 for tensor in list(module.parametrizations):  # type: ignore[arg-type]
                     parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
     return model

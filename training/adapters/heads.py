@@ -133,7 +133,7 @@ def _add_block(tower: nn.Module, kind: Kind, config: dict[str, Any], which: str)
         nn.init.zeros_(block.attn.in_proj_weight)
     block.head_kind = kind
     blocks.append(block)
-    tower.transformer.layers = len(blocks)  # type: ignore[union-attr,assignment]
+    tower.transformer.layers = len(blocks)  # type: ignore[union-attr]
     config["layers"] = len(blocks)
 
 

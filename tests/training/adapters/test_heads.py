@@ -70,7 +70,7 @@ def test_a_resnet_can_have_a_linear_head_only(tmp_path: Path) -> None:
     assert not torch.equal(before[0], vectors_of(checkpoint)[0])
     for kind in ("mlp", "attention"):
         with pytest.raises(RecipeError, match=r'not made of open_clip\'s blocks.*set image = "linear"'):
-            attach(checkpoint_of("resnet"), AdapterSettings(heads=HeadSettings(image=kind)))  # type: ignore[arg-type]
+            attach(checkpoint_of("resnet"), AdapterSettings(heads=HeadSettings(image=kind)))
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
@@ -79,8 +79,8 @@ def test_a_timm_tower_gets_the_head_that_open_clip_knows(head: Kind, tmp_path: P
     trunk = checkpoint.model.visual.trunk  # type: ignore[union-attr]
     added = attach(checkpoint, AdapterSettings(heads=HeadSettings(image=head)))
     assert added and all(name.startswith("visual.head.") for name in added)
-    fresh = checkpoint.model.visual.trunk.state_dict()  # type: ignore[union-attr,operator]
-    old = trunk.state_dict()  # type: ignore[union-attr,operator]
+    fresh = checkpoint.model.visual.trunk.state_dict()  # type: ignore[union-attr]
+    old = trunk.state_dict()  # type: ignore[union-attr]
     assert all(torch.equal(tensor, old[name]) for name, tensor in fresh.items())
     expected = vectors_of(checkpoint)
     write_bundle(checkpoint, tmp_path / "bundle")

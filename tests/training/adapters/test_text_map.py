@@ -85,6 +85,6 @@ def test_the_export_is_an_ordinary_encoder_with_the_same_image_vectors(kind: str
 
 def test_a_tower_without_a_projection_is_refused() -> None:
     checkpoint = checkpoint_of("vit")
-    checkpoint.model.text_projection = None
+    checkpoint.model.text_projection = None  # type: ignore[assignment]
     with pytest.raises(RecipeError, match="no projection that a map could fold into; take lora"):
         attach_text_map(checkpoint.model)
