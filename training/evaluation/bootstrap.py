@@ -31,7 +31,8 @@ class Bootstrap:
     def ends(self, samples: Floats) -> Floats:
         """The interval of samples float64 [R, M] as float64 [M, 2]."""
         tail = 50 * (1 - self.level)
-        return np.percentile(samples, [tail, 100 - tail], axis=0).T
+        found: Floats = np.percentile(samples, [tail, 100 - tail], axis=0).T
+        return found
 
 
 def mean_intervals(values: Floats, groups: Rows, num_groups: int, bootstrap: Bootstrap) -> Floats:
@@ -54,7 +55,8 @@ def median_interval(values: Floats, groups: Rows, num_groups: int, bootstrap: Bo
         total = upto[:, -1:]
         low, high = ((upto > place).argmax(axis=1) for place in ((total - 1) // 2, total // 2))
         parts.append((ascending[low] + ascending[high]) / 2)
-    return bootstrap.ends(np.concatenate(parts)[:, None])[0]
+    ends: Floats = bootstrap.ends(np.concatenate(parts)[:, None])[0]
+    return ends
 
 
 def _draws(num_groups: int, width: int, bootstrap: Bootstrap) -> Iterator[Floats]:

@@ -74,4 +74,5 @@ def nearest(queries: Vectors, candidates: Vectors, k: int, *, itself: bool = Fal
 def _shared(first: Rows, second: Rows) -> Rows:
     """How many entries two lists [Q, k] of different rows have in common, int64 [Q]."""
     both = np.sort(np.concatenate([first, second], axis=1), axis=1)
-    return np.count_nonzero(both[:, 1:] == both[:, :-1], axis=1)
+    shared: Rows = np.count_nonzero(both[:, 1:] == both[:, :-1], axis=1)
+    return shared

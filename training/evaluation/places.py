@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -132,8 +131,8 @@ def places_of(queries: Vectors, candidates: Vectors, answers: Answers, on_sorted
 
 def _counts(ascending: Vectors, scores: Vectors) -> tuple[Rows, Rows]:
     """How many of ``ascending`` are above each score, and how many are level with it."""
-    ends = cast(Rows, ascending.searchsorted(scores + np.float32(TIE), "right"))
-    begins = cast(Rows, ascending.searchsorted(scores - np.float32(TIE), "left"))
+    ends = ascending.searchsorted(scores + np.float32(TIE), "right")
+    begins = ascending.searchsorted(scores - np.float32(TIE), "left")
     return len(ascending) - ends, ends - begins
 
 

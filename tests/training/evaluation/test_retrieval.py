@@ -75,7 +75,7 @@ def test_recall_equals_clip_benchmarks_any_hit() -> None:
 
 def test_the_diagonal_measure_of_open_clip_is_wrong_for_several_captions() -> None:
     """open_clip 3.3 pairs row i with row i: with several captions it marks a picture's other captions as wrong."""
-    from open_clip_train.train import get_clip_metrics
+    from open_clip_train.train import get_clip_metrics  # type: ignore[import-untyped]
 
     rng = np.random.default_rng(3)
     images, texts, rows = captioned(rng, 50, 1, noise=1.0)
@@ -94,10 +94,10 @@ def test_the_diagonal_measure_of_open_clip_is_wrong_for_several_captions() -> No
 def expected(scores: list[float], relevance: list[float]) -> dict[str, float]:
     """The mean over every order of the candidates as tie-breaker, scores rounded so that ties are ties."""
     rounded = np.round(scores, 4)
-    found = [
-        naive(np.array([-np.lexsort((order, -rounded)).argsort()[n] for n in range(len(scores))]), np.array(relevance))
-        for order in itertools.permutations(range(len(scores)))
-    ]
+    found = []
+    for order in itertools.permutations(range(len(scores))):
+        places = np.lexsort((np.array(order), -rounded)).argsort()  # of each candidate in this order
+        found.append(naive(-places.astype(np.float32), np.array(relevance)))
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 

@@ -70,8 +70,9 @@ def test_a_collapsed_modality_has_uniformity_zero() -> None:
 
 
 def gaps(images: Vectors, texts: Vectors) -> tuple[float, float]:
-    found = geometry(images, texts, np.arange(len(texts)), np.ones(1, np.float32))
-    return found.modality_gap, found.distribution_gap
+    means = images.mean(axis=0), texts.mean(axis=0)
+    clouds = covariance_gap(images - means[0], texts - means[1], np.arange(len(texts)))
+    return float(np.linalg.norm(means[0] - means[1])), clouds
 
 
 def test_the_distribution_gap_sees_what_means_do_not() -> None:
@@ -97,7 +98,9 @@ def test_small_samples_and_matched_pairs_do_not_look_like_a_gap_or_its_absence()
         gaps(unit(np.random.default_rng(n), 40, 64), unit(np.random.default_rng(n + 99), 40, 64))[1] for n in range(20)
     ]
     assert np.mean(found) < 0.25  # over all pairs, of a vector with itself too, it would be 0.75
-    images = unit(np.random.default_rng(5), 40, 64)
+    images, texts = unit(np.random.default_rng(5), 40, 64), unit(np.random.default_rng(6), 40, 64)
+    measured = geometry(images, texts, np.arange(40), np.ones(1, np.float32))
+    assert (measured.modality_gap, measured.distribution_gap) == pytest.approx(gaps(images, texts), abs=1e-4)
     assert gaps(images, images)[1] == pytest.approx(0, abs=1e-3)
 
 

@@ -22,7 +22,8 @@ class Colours:
 
     def encode_pixels(self, pixels: Pixels) -> Vectors:
         means = pixels.reshape(len(pixels), -1, 3).mean(axis=1).astype(np.float32)
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        unit: Vectors = means / np.linalg.norm(means, axis=1, keepdims=True)
+        return unit
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         return np.stack(

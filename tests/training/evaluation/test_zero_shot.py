@@ -51,7 +51,7 @@ def test_a_classes_file(tmp_path: Path) -> None:
     path = write(tmp_path / "c.json", {"classes": ["dog", "cat"], "templates": ["a {}"], "label": "kind"})
     classes = read_classes(path)
     assert classes.prompts("dog") == ["a dog"]
-    metadata = [{"kind": "cat"}, {"kind": 0}, {"kind": "cow"}, {"kind": 2}, {"kind": True}, {}]
+    metadata: list[dict[str, object]] = [{"kind": "cat"}, {"kind": 0}, {"kind": "cow"}, {"kind": 2}, {"kind": True}, {}]
     assert classes.labels(metadata) == {0: 1, 1: 0}
     plain = read_classes(write(tmp_path / "d.json", {"classes": ["{x}", "cat"]}))
     assert plain.templates == DEFAULT_TEMPLATES and plain.label == "label"
