@@ -133,19 +133,20 @@ def sync_collection(
 ) -> SyncReport:
     """Make a generation of what the source holds now and make it current, unless nothing has changed.
 
-    Goes on with an unfinished sync of the same generation. Raises what ``build_collection`` does, SourceError when
-    there is no collection at ``out``, EncoderMismatch when another encoder made it.
+    An encoder that gives pictures the same vectors as the one that made the collection, and texts others, takes over
+    the pictures' vectors and encodes every caption again. Goes on with an unfinished sync of the same generation.
+    Raises what ``build_collection`` does, SourceError when there is no collection at ``out``, EncoderMismatch when
+    another encoder made it.
     """
     stages = StageClock()
     base = open_collection(out, verify=True)
-    base.require_encoder(encoder.identity.fingerprint)
+    same_encoder = encoder.identity.fingerprint == base.manifest.encoder.fingerprint
+    if not same_encoder and base.manifest.encoder.fingerprint not in encoder.identity.same_images_as:
+        base.require_encoder(encoder.identity.fingerprint)
     known = Known(base)
-    pipeline_options = replace(
-        options.pipeline_options(),
-        known_picture=known.picture,
-        known_caption=known.caption,
-        unchanged=known.unchanged,
-    )
+    pipeline_options = replace(options.pipeline_options(), known_picture=known.picture, unchanged=known.unchanged)
+    if same_encoder:
+        pipeline_options = replace(pipeline_options, known_caption=known.caption)
     wanted = make_job(encoder, encoder_spec, source, source_name, options, clock())
     wanted = wanted.model_copy(update={"base": base.generation})
     with building_locked(out) as building:
@@ -159,7 +160,7 @@ def sync_collection(
         with stages.measure("publish"):
             publication = Publication(building, job, index_builder(job, options.index, say))
             try:
-                manifest = publication.publish(unless_like=base.manifest)
+                manifest = publication.publish(unless_like=base.manifest if same_encoder else None)
             except NothingChanged:
                 return SyncReport(None, Changes(unchanged=base.num_items))
     report = BuildReport(

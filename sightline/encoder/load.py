@@ -50,6 +50,8 @@ def load_encoder(
     checkpoint = load_checkpoint(parsed, accept_licence=accept_licence)
     encoder = wrap_checkpoint(checkpoint, device=device, precision=precision)
     manifest = bundle.read_manifest(parsed.path) if parsed.kind == "bundle" and parsed.path is not None else None
+    if manifest is not None and manifest.same_images_as:
+        encoder.identity = replace(encoder.identity, same_images_as=manifest.same_images_as)
     if manifest is None or manifest.image_engine is None or parsed.path is None:
         return encoder
     return _with_engine(encoder, manifest, parsed.path)

@@ -32,7 +32,8 @@ ImageTower = Callable[[Pixels], torch.Tensor]
 
 @dataclass(frozen=True)
 class EncoderIdentity:
-    """What the rest of the system needs to know of an encoder without holding it."""
+    """What the rest of the system needs to know of an encoder without holding it. ``same_images_as``: see
+    ``sightline.bundle.BundleManifest``."""
 
     name: str
     fingerprint: str
@@ -43,6 +44,7 @@ class EncoderIdentity:
     licence: str
     untrained: bool
     precision: str
+    same_images_as: tuple[str, ...] = ()
 
 
 class TorchImageTower:

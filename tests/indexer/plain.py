@@ -27,10 +27,15 @@ class PlainEncoder:
     called before each batch. A batch leaves a trace in its vectors, as float arithmetic does: were batches formed in
     another way, the bytes would differ."""
 
-    def __init__(self, before: Callable[[str, Any], None] = lambda modality, batch: None, name: str = "plain") -> None:
+    def __init__(
+        self,
+        before: Callable[[str, Any], None] = lambda modality, batch: None,
+        name: str = "plain",
+        same_images_as: tuple[str, ...] = (),
+    ) -> None:
         self.identity: Any = SimpleNamespace(
             name=name, fingerprint=hashlib.sha256(name.encode()).hexdigest(), dim=8, precision="fp32", licence="mit",
-            untrained=False, pixels=PixelSpec(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+            untrained=False, same_images_as=same_images_as, pixels=PixelSpec(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         )  # fmt: skip
         self.dim = 8
         self.fingerprint = self.identity.fingerprint

@@ -120,6 +120,27 @@ def test_an_interrupted_sync_goes_on(source: Path, out: Path, tmp_path: Path) ->
     assert digests(out) == digests(tmp_path / "other")
 
 
+def test_an_encoder_with_another_text_tower_takes_over_the_pictures(
+    source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = open_collection(out)
+    mapped = PlainEncoder(name="mapped", same_images_as=("0" * 64, old.manifest.encoder.fingerprint))
+    monkeypatch.setattr(mapped, "encode_texts", lambda texts: -PlainEncoder.encode_texts(mapped, texts))
+    report = sync(source, out, mapped)
+    assert report.build is not None
+    assert mapped.num_pictures == 0
+    assert mapped.num_texts > 0
+    new = verify_collection(out)
+    assert new.manifest.encoder.fingerprint == mapped.fingerprint
+    np.testing.assert_array_equal(new.image_vectors(), old.image_vectors())
+    np.testing.assert_allclose(new.caption_vectors(), -old.caption_vectors(), atol=0.05)  # other batches
+    assert sync(source, out, mapped).build is None
+    change(source)
+    assert sync(source, out, mapped).changes.added == 1
+    with pytest.raises(EncoderMismatch, match="was built by mapped"):
+        sync(source, out)  # the way back is not the mapped encoder's to promise
+
+
 def test_another_encoder_or_no_collection_is_refused(source: Path, out: Path, tmp_path: Path) -> None:
     with pytest.raises(EncoderMismatch, match="was built by plain"):
         sync(source, out, PlainEncoder(name="another"))
