@@ -116,8 +116,6 @@ def train(
             say=console.say,
             warn=console.warn,
         )
-    if finished.manifest is None:
-        return
     console.result(
         {
             "bundle": str(out),

@@ -40,20 +40,20 @@ def backward(objective: Objective, batch: Batch, micro_batch: int | None = None)
         image_vectors = objective.encode_images(images)  # [b, D]
         text_vectors = objective.encode_texts(tokens)  # [t, D]
         loss = objective.compare(image_vectors, text_vectors, batch)
-        loss.total.backward()
+        torch.autograd.backward(loss.total)
         return loss
     device = objective.device
-    image_parts = [_Part(objective.encode_images, part, device) for part in images.split(micro_batch)]
-    text_parts = [_Part(objective.encode_texts, part, device) for part in tokens.split(micro_batch)]
+    image_parts = [_Part(objective.encode_images, part, device) for part in torch.split(images, micro_batch)]
+    text_parts = [_Part(objective.encode_texts, part, device) for part in torch.split(tokens, micro_batch)]
     image_leaf = torch.cat([part.first() for part in image_parts]).requires_grad_(objective.trains_images)  # [b, D]
     text_leaf = torch.cat([part.first() for part in text_parts]).requires_grad_(objective.trains_texts)  # [t, D]
     loss = objective.compare(image_leaf, text_leaf, batch)
-    loss.total.backward()
+    torch.autograd.backward(loss.total)
     after = RandomState.now(device)
     with _kept_buffers(objective.model):  # the first encoding has already counted these rows
         for parts, leaf in ((image_parts, image_leaf), (text_parts, text_leaf)):
             if leaf.grad is not None:
-                for part, gradient in zip(parts, leaf.grad.split(micro_batch), strict=True):
+                for part, gradient in zip(parts, torch.split(leaf.grad, micro_batch), strict=True):
                     part.again(gradient)
     after.restore()
     return loss

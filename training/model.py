@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -50,10 +50,10 @@ def _fit_bias(checkpoint: Checkpoint, recipe: Recipe) -> None:
 
     The bias says how a model's scores become probabilities, so it must be that of the loss it was trained with last.
     """
-    kind, model = recipe.objective.kind, checkpoint.model
+    kind, model = recipe.objective.kind, cast(Any, checkpoint.model)
     if kind == "sigmoid" and model.logit_bias is None:
         bias = initial_bias(recipe.training.batch_size)
-        model.logit_bias = nn.Parameter(torch.full_like(model.logit_scale.detach(), bias))  # type: ignore[operator,arg-type]
+        model.logit_bias = nn.Parameter(torch.full_like(model.logit_scale.detach(), bias))
         checkpoint.model_cfg = {**checkpoint.model_cfg, "init_logit_bias": bias}
     if kind == "softmax" and model.logit_bias is not None:
         model.logit_bias = None

@@ -114,8 +114,8 @@ class Objective(Towers):
         if teacher is None or self.settings.distillation.alpha == 0:
             return pairs
         images, tokens = self.inputs(batch)
-        seen = torch.cat([teacher.encode_images(part) for part in images.split(_TEACH_AT_ONCE)])  # [b, D']
-        read = torch.cat([teacher.encode_texts(part) for part in tokens.split(_TEACH_AT_ONCE)])  # [t, D']
+        seen = torch.cat([teacher.encode_images(part) for part in torch.split(images, _TEACH_AT_ONCE)])  # [b, D']
+        read = torch.cat([teacher.encode_texts(part) for part in torch.split(tokens, _TEACH_AT_ONCE)])  # [t, D']
         return replace(
             pairs,
             teacher_images=gather(seen, len(batch.rows)),  # [B, D']

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sightline.bundle import BundleManifest
+from sightline.bundle import BundleManifest, read_manifest
 from sightline.encoder.checkpoint import Checkpoint
 from sightline.encoder.load import choose_device
 from sightline.errors import RecipeError, StorageError
@@ -37,10 +37,9 @@ from training.watching import Watch
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a run gave. ``rejected`` counts samples left out, by reason; ``folder`` holds log and trace. ``manifest`` is
-    None in all processes but the first."""
+    """What a run gave. ``rejected`` counts samples left out, by reason; ``folder`` holds log and trace."""
 
-    manifest: BundleManifest | None
+    manifest: BundleManifest
     last: Step
     num_pictures: int
     num_captions: int
@@ -248,11 +247,12 @@ class _Run:
 
     def _export(
         self, checkpoint: Checkpoint, material: Material, emas: dict[str, Ema], last: Step, folder: Path
-    ) -> BundleManifest | None:
-        """Publish the bundle; the first process alone does."""
-        if distributed.rank() != 0:
-            return None
+    ) -> BundleManifest:
+        """Publish the bundle; the first process does, the others wait for it."""
         recipe = self.recipe
+        if distributed.rank() != 0:
+            distributed.wait()
+            return read_manifest(self.out)
         if recipe.export.weights == "ema":
             checkpoint.model.load_state_dict(emas["ema"].model.state_dict())
         if recipe.training.gradient_checkpointing:
@@ -270,6 +270,7 @@ class _Run:
             settings=recipe.export,
         )
         (folder / FILE_NAME).unlink(missing_ok=True)
+        distributed.wait()
         return manifest
 
 

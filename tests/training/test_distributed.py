@@ -38,6 +38,7 @@ def batch_with_everything(step: int) -> Batch:
 
 def two_steps(case: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The gradients of a second batch, whose loss sees the first one's vectors where there is a queue."""
+    torch.manual_seed(0)  # an adversary's first weights
     model = tiny_model(bias=case["bias"])
     objective = objective_of(model, **case.get("settings", {})).double()
     for step in range(2):
@@ -76,7 +77,9 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     world = request.param
     folder = tmp_path_factory.mktemp("ranks")
     multiprocessing.set_forkserver_preload([__name__])  # one import of torch for all processes
-    start_processes(worker, (world, str(folder)), nprocs=world, start_method="forkserver")
+    start_processes(  # type: ignore[no-untyped-call]
+        worker, (world, str(folder)), nprocs=world, start_method="forkserver"
+    )
     return [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
 
 

@@ -50,9 +50,9 @@ def whole_graph_of_micro_batches(objective: Objective, batch: Batch, micro_batch
     """The reference for dropout: the same micro-batches with the same random numbers, under one graph."""
     objective.zero_grad()
     images, tokens = objective.inputs(batch)
-    image_vectors = torch.cat([objective.encode_images(part) for part in images.split(micro_batch)])
-    text_vectors = torch.cat([objective.encode_texts(part) for part in tokens.split(micro_batch)])
-    objective.compare(image_vectors, text_vectors, batch).total.backward()
+    image_vectors = torch.cat([objective.encode_images(part) for part in torch.split(images, micro_batch)])
+    text_vectors = torch.cat([objective.encode_texts(part) for part in torch.split(tokens, micro_batch)])
+    torch.autograd.backward(objective.compare(image_vectors, text_vectors, batch).total)
     return gradients(objective)
 
 
@@ -101,7 +101,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     objective, batch = objective_of(tiny_model(dropout=0.3)).double(), random_batch(8)
     torch.manual_seed(5)
     expected = cached(objective, batch, 3)
-    objective.model.set_grad_checkpointing(True)
+    objective.model.set_grad_checkpointing(True)  # type: ignore[operator]
     for micro_batch in (3, None):
         torch.manual_seed(5)
         found = cached(objective, batch, micro_batch)
@@ -121,7 +121,7 @@ class TestOpenClipsOwnLoop:
 
     @staticmethod
     def accumulated(model: Any, batch: Batch, parts: int) -> dict[str, torch.Tensor]:
-        from open_clip_train.train import train_one_epoch
+        from open_clip_train.train import train_one_epoch  # type: ignore[import-untyped]
 
         model.output_dict = True
         objective = objective_of(model).double()
@@ -144,7 +144,7 @@ class TestOpenClipsOwnLoop:
         kept: dict[str, torch.Tensor] = {}
 
         class Keep(torch.optim.SGD):
-            def step(self, closure: Any = None) -> None:
+            def step(self, closure: Any = None) -> None:  # type: ignore[override]
                 kept.update(gradients(objective))
 
         loss = ClipLoss() if objective.logit_bias is None else SigLipLoss()

@@ -204,12 +204,12 @@ def test_the_temperature_can_be_held_or_moved(world: Path, tmp_path: Path, mode:
 
 def test_the_sigmoid_loss_brings_its_bias(world: Path, tmp_path: Path) -> None:
     finished = run(recipe('\n[objective]\nkind = "sigmoid"\n'), world, tmp_path / "b")
-    assert finished.manifest is not None and finished.manifest.score_scale.kind == "sigmoid"
+    assert finished.manifest.score_scale.kind == "sigmoid"
     assert weights(tmp_path / "b")["logit_bias"].item() == pytest.approx(-1.9459, abs=0.05)  # -ln 7
     tuned = recipe('\n[objective]\nkind = "softmax"\n')
     tuned = tuned.model_copy(update={"model": tuned.model.model_validate({"encoder": str(tmp_path / "b")})})
     again = run(tuned, world, tmp_path / "c")
-    assert again.manifest is not None and again.manifest.score_scale.kind == "softmax"
+    assert again.manifest.score_scale.kind == "softmax"
 
 
 def test_a_frozen_encoder_teaches(world: Path, tmp_path: Path) -> None:
