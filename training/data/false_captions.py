@@ -9,6 +9,7 @@ al. 2023, arXiv 2306.14610).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -77,13 +78,20 @@ class _Edit:
 
 
 def swapped_attributes(text: str, exclusive: Exclusive = ()) -> tuple[str, ...]:
-    """Two attributes of one kind that belong to different things change places."""
+    """Two attributes that belong to different things change places: two of one kind, or any two where each is all that
+    is said of its thing."""
     words = words_of(text)
-    found = [(place, ATTRIBUTES[word], head) for place, (word, _, _) in enumerate(words)
-             if word in ATTRIBUTES and (head := _head(words, place)) is not None]  # fmt: skip
+    found = [
+        (place, *ATTRIBUTES[word], head)
+        for place, (word, _, _) in enumerate(words)
+        if word in ATTRIBUTES and (head := _head(words, place)) is not None
+    ]
+    said = Counter(head for _, _, _, head in found)
     edits = []
-    for (first, (kind, plain), head), (second, (other_kind, other), other_head) in combinations(found, 2):
-        if kind == other_kind and plain != other and stem(head) != stem(other_head):
+    for (first, kind, plain, head), (second, other_kind, other, other_head) in combinations(found, 2):
+        alone = said[head] == said[other_head] == 1 and "pose" not in (kind, other_kind)
+        different = stem(words[head][0]) != stem(words[other_head][0]) and plain != other
+        if different and (kind == other_kind or alone):
             edits.append(_exchanged(text, words[first][1:], words[second][1:]))
     return _negatives(text, edits)
 
@@ -194,21 +202,23 @@ def _exchanged(text: str, first: tuple[int, int], second: tuple[int, int]) -> li
     return [_Edit(*first, text[slice(*second)]), _Edit(*second, text[slice(*first)])]
 
 
-def _head(words: list[tuple[str, int, int]], place: int) -> str | None:
-    """The noun that an attribute belongs to: the next word that is no attribute, or, for "the ball is red", the last
-    one before; None where neither can be told."""
-    for word, _, _ in words[place + 1 :]:
+def _head(words: list[tuple[str, int, int]], place: int) -> int | None:
+    """Where the noun is that an attribute belongs to: the next word that is no attribute, or, for "the ball is red",
+    the last one before; None where neither can be told."""
+    for after in range(place + 1, len(words)):
+        word = words[after][0]
         if word in ATTRIBUTES or word in JOINTS:
             continue
         if word not in FUNCTION_WORDS:
-            return word
+            return after
         break
-    skipped = False
-    for word, _, _ in reversed(words[:place]):
+    skipped = ATTRIBUTES[words[place][0]][0] == "pose"  # "a boy jumping" needs no "is"
+    for before in range(place - 1, -1, -1):
+        word = words[before][0]
         if word in COPULAS or (skipped and (word in ATTRIBUTES or word in JOINTS)):
             skipped = True
             continue
-        return word if skipped and word not in FUNCTION_WORDS else None
+        return before if skipped and word not in FUNCTION_WORDS else None
     return None
 
 

@@ -12,13 +12,14 @@ def _words(text: str) -> frozenset[str]:
 
 _ATTRIBUTES = {
     "colour": """red green blue yellow orange purple=violet pink brown black white grey=gray gold=golden silver beige
-        turquoise blond=blonde""",
+        tan turquoise blond=blonde""",
     "size": "small=little=tiny=miniature large=big=huge=giant=enormous medium tall short long wide narrow",
-    "material": "wooden metal=metallic plastic rubber glass leather stone concrete brick paper",
+    "material": "wooden metal=metallic plastic rubber glass leather stone concrete=cement brick paper ceramic wicker",
     "pattern": "striped spotted=dotted checkered=checked plaid floral",
     "age": "young old=elderly new",
     "state": "open closed empty full wet dry clean dirty broken dark bright",
     "touch": "fluffy=furry=hairy shiny smooth rough soft round",
+    "pose": "sitting standing lying sleeping running walking jumping swimming flying smiling crying",
 }
 ATTRIBUTES: dict[str, tuple[str, str]] = {
     word: (kind, several.split("=")[0])

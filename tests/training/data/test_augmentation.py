@@ -40,6 +40,15 @@ def test_the_same_seed_step_and_row_give_the_same_picture_whatever_the_batch() -
     assert whole.shape == pixels.shape and whole.dtype == np.uint8
 
 
+def test_the_number_of_threads_changes_nothing() -> None:
+    pixels, said = noise(9), [["a dog"], ["a red dog left of a cat"], []] * 3
+    found = [
+        Augmentation(AugmentationSettings(**EVERYTHING), 7, num_threads=count).apply(pixels, said, 3, np.arange(9))
+        for count in (1, 2, 5)
+    ]
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
 def test_what_came_in_is_not_changed() -> None:
     pixels = noise(4)
     apply(pixels, **EVERYTHING)

@@ -31,6 +31,9 @@ from training.world.scene import Scene
         ("a man in red and a woman in blue", "a man in blue and a woman in red"),
         ("a young man with an old dog", "an old man with a young dog"),
         ("a little house and a huge tree", "a huge house and a little tree"),
+        ("An old dog sniffs a red bag", "A red dog sniffs an old bag"),
+        ("a boy jumping into a pool and a girl swimming", "a boy swimming into a pool and a girl jumping"),
+        ("a man is sitting on a bench and a dog is standing", "a man is standing on a bench and a dog is sitting"),
     ],
 )
 def test_attributes_change_places(true: str, false: str) -> None:
@@ -50,6 +53,8 @@ def test_attributes_change_places(true: str, false: str) -> None:
         "a red ball",
         "a red ball without a blue cube",  # what is denied cannot be exchanged
         "an orange and a lemon",
+        "a small red ball and a wooden cube",  # a wooden red ball and a small cube may be there as well
+        "a dog running and jumping",
         "",
     ],
 )
