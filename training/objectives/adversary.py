@@ -15,7 +15,7 @@ from torch import nn
 
 def reverse_gradient(vectors: torch.Tensor, strength: float) -> torch.Tensor:
     """The vectors themselves; in the backward pass their gradient is multiplied by ``-strength``."""
-    found: torch.Tensor = _ReverseGradient.apply(vectors, strength)  # type: ignore[no-untyped-call]
+    found: torch.Tensor = _ReverseGradient.apply(vectors, strength)
     return found
 
 

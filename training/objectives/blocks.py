@@ -71,7 +71,7 @@ def log_sum_exps(
     """
     factor = torch.as_tensor(scale, dtype=images.dtype, device=images.device)
     plan = _Plan(chunk_size, rows, columns, adjust_rows, adjust_columns)
-    found: tuple[torch.Tensor, torch.Tensor] = _LogSumExps.apply(images, texts, factor, plan)  # type: ignore[no-untyped-call]
+    found: tuple[torch.Tensor, torch.Tensor] = _LogSumExps.apply(images, texts, factor, plan)
     return found
 
 
@@ -86,7 +86,7 @@ def pair_sum(
 ) -> torch.Tensor:
     """The sum, over all pairs, of a function of the logit ``scale * <image, text> + bias``; a scalar in float64."""
     shift = images.new_zeros(()) if bias is None else bias
-    found: torch.Tensor = _PairSum.apply(images, texts, scale, shift, term, chunk_size)  # type: ignore[no-untyped-call]
+    found: torch.Tensor = _PairSum.apply(images, texts, scale, shift, term, chunk_size)
     return found
 
 
@@ -153,7 +153,7 @@ class _LogSumExps(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_rows: torch.Tensor, grad_columns: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         images, texts, scale, row_largest, row_sums, column_largest, column_sums = ctx.saved_tensors
         plan: _Plan = ctx.plan
@@ -198,7 +198,7 @@ class _PairSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         images, texts, scale, bias = ctx.saved_tensors
         gradients = _Gradients(images, texts, ctx.needs_input_grad)
@@ -233,8 +233,8 @@ class _Gradients:
         of_scale: torch.Tensor | None = None
         if self._wants_scale and self._of_images is not None:
             of_scale = torch.zeros((), dtype=torch.float64, device=scale.device)
-            for of_some, some in zip(self._of_images.split(4096), self._images.split(4096), strict=True):
-                of_scale += (of_some * some).sum(dtype=torch.float64)
+            for block in blocks(len(self._images), 1, 4096):
+                of_scale += (self._of_images[block.rows] * self._images[block.rows]).sum(dtype=torch.float64)
             of_scale = of_scale.to(scale.dtype)
         of_images = self._of_images.mul_(scale) if self._wants_images and self._of_images is not None else None
         of_texts = None if self._of_texts is None else self._of_texts.mul_(scale)

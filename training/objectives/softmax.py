@@ -80,7 +80,8 @@ def _positive_logits(pairs: Pairs, positives: Positives, chunk_size: int | None)
     if pairs.positives is None:
         scores = torch.linalg.vecdot(pairs.images, pairs.texts[: len(pairs.images)])  # [B]
         shares = 0.5 * (positives.row_shares + positives.column_shares[: len(scores)])  # [B]
-        return pairs.logit_scale.double() * (scores.double() * shares).sum()
+        found: torch.Tensor = pairs.logit_scale.double() * (scores.double() * shares).sum()
+        return found
     return pair_sum(pairs.images, pairs.texts, pairs.logit_scale, None, _Shared(positives), chunk_size=chunk_size)
 
 

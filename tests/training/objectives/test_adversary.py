@@ -63,7 +63,7 @@ def test_the_adversarys_step_lowers_the_loss_and_the_encoders_step_raises_it() -
         rate = 0.5 / float(of_images.norm())
         encoders_moved = adversary(images - rate * of_images, texts - rate * of_texts)
         for parameter, gradient in zip(parameters, of_parameters, strict=True):
-            parameter -= 0.1 * gradient
+            parameter.sub_(0.1 * gradient)
         adversary_moved = adversary(images, texts)
     assert float(adversary_moved) < float(loss.detach()) < float(encoders_moved)
 
@@ -92,7 +92,7 @@ def test_it_joins_the_loss_with_its_own_parameters() -> None:
     assert names and all(name.startswith("adversary.") for name in names)
     found = loss(Pairs(**given))  # type: ignore[arg-type]
     assert set(found.parts) == {"contrast", "adversary"}
-    found.total.backward()  # type: ignore[no-untyped-call]
+    found.total.backward()
     assert all(parameter.grad is not None for parameter in loss.parameters())
     assert not list(make_loss(ObjectiveSettings(), kind="softmax", dim=8).parameters())
 

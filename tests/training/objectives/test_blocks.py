@@ -65,8 +65,8 @@ def test_pair_sums_pass_finite_differences(chunk_size: int | None) -> None:
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
     bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
 
-    def total(*given: torch.Tensor) -> torch.Tensor:
-        return pair_sum(*given, _Softplus(), chunk_size=chunk_size)
+    def total(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return pair_sum(images, texts, scale, bias, _Softplus(), chunk_size=chunk_size)
 
     assert torch.autograd.gradcheck(total, (images, texts, scale, bias))
 
@@ -112,7 +112,7 @@ def test_autocast_does_not_reach_the_blocks() -> None:
     assert torch.equal(inside, outside)
 
 
-class _Sizes(TorchDispatchMode):
+class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the size of the largest tensor that any operation makes."""
 
     largest = 0
@@ -144,6 +144,6 @@ def test_no_tensor_is_larger_than_a_block_or_the_vectors(kind: Kind) -> None:
         text_ids=torch.arange(512),
     )
     loss = make_loss(settings, kind=kind)
-    with _Sizes() as sizes:
-        loss(pairs).total.backward()  # type: ignore[no-untyped-call]
+    with _Sizes() as sizes:  # type: ignore[no-untyped-call]
+        loss(pairs).total.backward()
     assert sizes.largest == 512 * 2

@@ -71,7 +71,7 @@ def test_hardness_moves_the_gradient_to_the_nearest_negative() -> None:
         settings = ObjectiveSettings.model_validate({"hard_negatives": {"hardness": hardness}})
         make_loss(settings, kind="softmax")(
             Pairs(images, moved, torch.tensor(2.0, dtype=torch.float64))
-        ).total.backward()  # type: ignore[no-untyped-call]
+        ).total.backward()
         assert moved.grad is not None
         pushes = moved.grad[1:].norm(dim=1)
         return float(pushes[0] / pushes.sum())
@@ -89,7 +89,7 @@ def test_a_false_negative_is_not_pushed_away(kind: Kind, settings: dict[str, obj
     whole = ObjectiveSettings.model_validate({"hard_negatives": settings})
     scale, bias = torch.tensor(5.0, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64)
     pairs = Pairs(images[:1], texts, scale, bias, text_ids=torch.tensor([7, 8, 7]))
-    make_loss(whole, kind=kind)(pairs).total.backward()  # type: ignore[no-untyped-call]
+    make_loss(whole, kind=kind)(pairs).total.backward()
     assert texts.grad is not None
     push = float(texts.grad[2] @ images[0])
     if kind == "softmax":
@@ -97,7 +97,7 @@ def test_a_false_negative_is_not_pushed_away(kind: Kind, settings: dict[str, obj
     else:  # a sigmoid's pair is guarded by each direction for its half; text 2 has no picture of its own to judge by
         assert push >= 0
         unguarded = texts.detach().clone().requires_grad_()
-        make_loss(ObjectiveSettings(), kind=kind)(Pairs(images[:1], unguarded, scale, bias)).total.backward()  # type: ignore[no-untyped-call]
+        make_loss(ObjectiveSettings(), kind=kind)(Pairs(images[:1], unguarded, scale, bias)).total.backward()
         assert unguarded.grad is not None
         assert push <= 0.5 * float(unguarded.grad[2] @ images[0]) + 1e-12
 

@@ -160,4 +160,4 @@ def test_half_precision_vectors_are_computed_in_float32() -> None:
     widened = {name: tensor.float() for name, tensor in halves.items()}
     loss = make_loss(ObjectiveSettings(chunk_size=16), kind="softmax")
     mixed = Pairs(halves["images"], halves["texts"], widened["logit_scale"])
-    assert torch.equal(loss(mixed).total, loss(Pairs(**widened)).total)
+    assert torch.equal(loss(mixed).total, loss(Pairs(**widened)).total)  # type: ignore[arg-type]
