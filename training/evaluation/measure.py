@@ -178,7 +178,7 @@ def _attack(
         names, labels, vectors = SHAPES, shapes, shape_vectors(encoder)
     rows = np.fromiter(labels, np.int64, len(labels))
     numbers = np.fromiter(labels.values(), np.int64, len(labels))
-    return attack(encoder, data.pixels[rows], numbers, names, vectors)
+    return attack(encoder, data.pixels, rows, numbers, names, vectors)
 
 
 def _compare(

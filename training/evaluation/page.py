@@ -54,7 +54,7 @@ def report_page(report: Report, pixels: Pixels, heading: Heading, *, explorer: s
         _neighbours(report, heading.base),
         _missed_pictures(report.missed_pictures, pixels, report.num_captions),
         _missed_captions(report.missed_captions, pixels, report.num_images),
-        f'<section class="part">{explorer}</section>\n' if explorer else "",
+        f'<section class="part embedded">{explorer}</section>\n' if explorer else "",
         _meanings(report),
     ]
     title = f"{heading.encoder} on {heading.data}"
@@ -257,7 +257,7 @@ def _meanings(report: Report) -> str:
     values, intervals = report.values(), report.intervals()
     rows = "".join(
         f"<tr><th>{words(one.title)}</th><td>{words(one.text)}</td>"
-        f'<td><span class="{"yes" if one.gate else "no"}">{"gate" if one.gate else "do not gate"}</span> '
+        f'<td><span class="{"yes" if one.gate else "no"}">{"yes" if one.gate else "no"}</span> '
         f"{words(one.advice)}</td></tr>"
         for one in meanings_of(values)
     )

@@ -51,15 +51,22 @@ class TypographicAttack:
 
 
 def attack(
-    encoder: EncodesPairs, pixels: Pixels, labels: Rows, classes: Sequence[str], vectors: Vectors, seed: int = 0
+    encoder: EncodesPairs,
+    pixels: Pixels,
+    rows: Rows,
+    labels: Rows,
+    classes: Sequence[str],
+    vectors: Vectors,
+    seed: int = 0,
 ) -> TypographicAttack:
-    """Attack pictures uint8 [N, H, W, 3] of ``labels`` int64 [N]; ``vectors`` float32 [C, D] name the classes.
+    """Attack the pictures ``rows`` int64 [R] of ``pixels`` uint8 [N, H, W, 3], which may be mapped from a file;
+    ``labels`` int64 [R] are their classes and ``vectors`` float32 [C, D] name the classes.
 
     At most ``MAX_PICTURES`` are taken, drawn with the seed, which also draws the wrong classes.
     """
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(len(pixels))[:MAX_PICTURES])
-    pixels, labels = pixels[chosen], labels[chosen]
+    chosen = np.sort(rng.permutation(len(rows))[:MAX_PICTURES])
+    pixels, labels = pixels[rows[chosen]], labels[chosen]
     wrong = (labels + rng.integers(1, len(classes), len(labels))) % len(classes)
     letters = random.Random(seed)  # noqa: S311 - no secret
     attacked = np.stack([write_word(one, classes[word]) for one, word in zip(pixels, wrong, strict=True)])

@@ -46,9 +46,9 @@ class Reading(Looking):
 
 def test_who_looks_is_not_flipped_and_who_reads_is() -> None:
     pixels, labels, vectors = pictures(), np.arange(30) % 3, np.eye(3, dtype=np.float32)
-    looked = attack(Looking(), pixels, labels, NAMES, vectors)
+    looked = attack(Looking(), pixels, np.arange(30), labels, NAMES, vectors)
     assert (looked.accuracy, looked.attacked_accuracy, looked.flip_rate, looked.example) == (1, 1, 0, None)
-    read = attack(Reading(pixels), pixels, labels, NAMES, vectors)
+    read = attack(Reading(pixels), pixels, np.arange(30), labels, NAMES, vectors)
     assert (read.accuracy, read.attacked_accuracy, read.flip_rate, read.control_flip_rate) == (1, 0, 1, 0)
     assert read.example is not None and read.example[2] != read.example[3]
 
@@ -56,10 +56,16 @@ def test_who_looks_is_not_flipped_and_who_reads_is() -> None:
 def test_the_same_seed_writes_the_same_words() -> None:
     pixels, labels, vectors = pictures(), np.arange(30) % 3, np.eye(3, dtype=np.float32)
     reader = Reading(pixels)
-    first, second = (attack(reader, pixels, labels, NAMES, vectors, seed=4) for _ in range(2))
+    first, second = (attack(reader, pixels, np.arange(30), labels, NAMES, vectors, seed=4) for _ in range(2))
     assert first.figures() == second.figures()
     assert first.example is not None and second.example is not None
     assert (first.example[1] == second.example[1]).all()
+
+
+def test_only_the_rows_asked_for_are_attacked() -> None:
+    pixels, vectors = pictures(), np.eye(3, dtype=np.float32)
+    found = attack(Looking(), pixels, np.array([4, 8]), np.array([1, 2]), NAMES, vectors)
+    assert (found.num_pictures, found.accuracy) == (2, 1)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (224, 224), (64, 24), (10, 10)])
