@@ -21,6 +21,7 @@ from service.settings import load_settings
 from sightline.command.root import build_app
 from tests.container.compose import ROOT, compose_file, interpolated, variables_of
 from tests.pictures import encoded, textured
+from tests.program import program
 from tests.training.conftest import TINY_RECIPE
 from training.world.shards import World, draw_world
 
@@ -147,7 +148,7 @@ def run_as_written(name: str, volumes: Path, **variables: str) -> tuple[list[str
     service = compose_file(variables)["services"][name]
     arguments = [_here(argument, volumes) for argument in service["command"]]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SIGHTLINE_")}
-    return [sys.executable, "-m", "sightline", *arguments], inherited | service.get("environment", {})
+    return [str(program()), *arguments], inherited | service.get("environment", {})
 
 
 def _here(text: str, volumes: Path) -> str:

@@ -7,12 +7,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.program import program
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Finished:
 def command(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> Finished:
     """Run ``sightline`` in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "sightline", *map(str, arguments)],
+        [program(), *map(str, arguments)],
         capture_output=True, text=True, env={**_clean_environment(), **(env or {})}, cwd=cwd, check=False, timeout=240,
     )  # fmt: skip
     return Finished(done.returncode, done.stdout, done.stderr)
@@ -44,7 +45,7 @@ def serving(collection: Path, *arguments: str, watchdog_seconds: float = 120.0) 
     A service that is still there after ``watchdog_seconds`` is killed.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "sightline", "serve", "--collection", str(collection), "--port", "0", "--json",
+        [program(), "serve", "--collection", str(collection), "--port", "0", "--json",
          "--set", "drain_delay_seconds=0", *arguments],
         stdout=subprocess.PIPE, text=True, env=_clean_environment(),
     )  # fmt: skip

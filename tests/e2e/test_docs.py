@@ -22,6 +22,7 @@ from service.settings import Settings, load_settings
 from sightline.command.root import build_app
 from tests.e2e.running import serving
 from tests.pictures import encoded, textured
+from tests.program import program
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -45,7 +46,7 @@ class Reader:
     def shell(self, script: str) -> str:
         """Run a block as it is written, on the small encoder and the service's own port."""
         script = script.replace(DEFAULT_ENCODER, str(self.bundle)).replace(ADDRESS, self.url)
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = os.pathsep.join([str(program().parent), str(Path(sys.executable).parent), os.environ["PATH"]])
         env = {"HOME": str(self.home), "PATH": path, "NO_COLOR": "1"}
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],

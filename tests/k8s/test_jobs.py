@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from sightline.collection import open_collection
 from tests.k8s.chart import manifests_of, of_kind, pods
 from tests.pictures import encoded, textured
+from tests.program import program
 
 
 class Node:
@@ -67,7 +67,7 @@ def node(tiny_bundle: Path, tmp_path: Path) -> Iterator[Node]:
     (tmp_path / "encoder" / "siglip2").symlink_to(tiny_bundle)
     for number in range(8):
         add_picture(tmp_path, number)
-    yield Node(tmp_path, f'exec {sys.executable} -m sightline "$@"')
+    yield Node(tmp_path, f'exec {program()} "$@"')
 
 
 def add_picture(home: Path, number: int) -> None:

@@ -118,7 +118,7 @@ def test_a_client_that_hangs_up_takes_its_work_along(make_service: MakeService) 
 
 def test_a_signal_drains_and_what_is_in_flight_is_answered(make_service: MakeService) -> None:
     gate = Gate()
-    service = make_service(encoder=FakeEncoder(before_encode=gate), drain_delay_seconds=0.05)
+    service = make_service(encoder=FakeEncoder(before_encode=gate), drain_delay_seconds=0.5)
     gate.close()
     live = Live(service)
     answers: list[httpx.Response] = []

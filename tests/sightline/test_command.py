@@ -24,6 +24,14 @@ def test_help_needs_no_heavy_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("words", [["-m", "sightline"], [str(Path(sys.executable).with_name("sightline"))]])
+def test_the_module_and_the_installed_script_are_the_command(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, *words, "index", "inspect", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "is not a collection" in done.stderr) == (2, True), done.stderr
+
+
 def test_every_package_adds_its_commands() -> None:
     names = {command.name for command in build_app().registered_commands} | {
         group.name for group in build_app().registered_groups
