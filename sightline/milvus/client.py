@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _BATCH_TIMEOUT_SECONDS = 300.0
+_FIRST_LOOK_SECONDS = 0.01
 _LOOK_SECONDS = 0.5
 _ALIAS_UNKNOWN = 1600
 
@@ -166,21 +167,29 @@ class MilvusServer:
     # Indexes
 
     def build_index(self, name: str, index_type: str, parameters: dict[str, Any], scalars: Sequence[str]) -> None:
-        """Flush, build and load; returns when the index says that it has every row."""
+        """Flush, build and load; returns when every index says that it has every row."""
         wanted = self._client.prepare_index_params()
         wanted.add_index("vector", index_type=index_type, metric_type="IP", params=parameters)
         for one in scalars:
             wanted.add_index(one, index_type="INVERTED")
         with self._said("build an index"):
             self._client.flush(name)
-            self._client.create_index(name, wanted)
-            while (built := self._client.describe_index(name, "vector")).get("state") == "InProgress" or int(
-                built.get("pending_index_rows", 0)
-            ):
-                time.sleep(_LOOK_SECONDS)
-        if str(built.get("index_type")) != index_type or str(built.get("state", "Finished")) != "Finished":
+            self._client.create_index(name, wanted, sync=False)  # else it sleeps half a second before it first looks
+            built = {one: self._await_index(name, one) for one in ("vector", *scalars)}
+        failed = any(one["state"] != "Finished" for one in built.values())
+        if failed or str(built["vector"].get("index_type")) != index_type:
             raise MilvusFailed(f"The server did not build an index of the type {index_type}; choose another type.")
         self.load(name)
+
+    def _await_index(self, name: str, field: str) -> dict[str, Any]:
+        """What the server says of an index that has every row, or will never have."""
+        pause_seconds = _FIRST_LOOK_SECONDS
+        while True:
+            built: dict[str, Any] = self._client.describe_index(name, field)
+            if built["state"] == "Failed" or (built["state"] == "Finished" and not built["pending_index_rows"]):
+                return built
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _LOOK_SECONDS)
 
     def drop_indexes(self, name: str) -> None:
         """Unload a collection and let go of its indexes: Milvus Lite builds none over an old one."""
