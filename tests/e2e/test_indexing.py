@@ -35,9 +35,7 @@ def test_a_terminated_build_says_how_to_go_on_and_does(tiny_bundle: Path, tmp_pa
         (folder / f"{number:03d}.png").write_bytes(encoded(picture, compress_level=0))
     arguments = ["index", "build", "--encoder", str(tiny_bundle), "--source", str(folder), "--out", str(out)]
     arguments += ["--near-duplicates", "off", "--batch-size", "4"]
-    process = subprocess.Popen(
-        [program(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([program(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (out / "building" / "job.json").exists():
         assert process.poll() is None
         time.sleep(0.01)
