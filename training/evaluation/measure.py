@@ -55,6 +55,7 @@ def evaluate(
     singles = single_scenes(data.metadata)
     if typographic and not labels and not singles:
         raise SourceError("The typographic attack needs pictures whose class is known; give --classes FILE.json.")
+    scored = tuple(score_pairs(encoder, suite, spec, bootstrap) for suite in suites)  # first: pictures may be missing
     captions = [text for several in data.captions for text in several]
     images = encode_all_pixels(encoder, data.pixels, progress)  # [N, D]
     texts = encode_all_texts(encoder, captions, progress)  # [T, D]
@@ -71,7 +72,7 @@ def evaluate(
         measured=measured,
         named=tuple(named),
         swaps=_score_swaps(encoder, images, swap_pairs(data.metadata), bootstrap),
-        suites=tuple(score_pairs(encoder, suite, spec, bootstrap) for suite in suites),
+        suites=scored,
         typographic=_attack(encoder, data, classes, labels, shape_labels(singles)) if typographic else None,
         neighbours=None if base is None else _compare(images, texts, base, captions, progress),
         missed_pictures=missed_pictures(measured.text_ranks, texts, images, rows, captions),

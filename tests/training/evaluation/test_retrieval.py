@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,19 @@ def test_a_perfect_encoder_scores_one() -> None:
     rows = np.repeat(np.arange(12), 2)
     for found in (text_to_image(images[rows], images, rows), image_to_text(images, images[rows], rows)):
         assert found.figures() == pytest.approx(dict.fromkeys(found.figures(), 1.0))
+
+
+def test_no_table_of_all_scores_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "CHUNK_BYTES", 2**16)
+    images, texts, rows = captioned(np.random.default_rng(2), 400, 15)
+    whole = 4 * len(images) * len(texts)
+    answers = Answers.of_pairs(rows, np.arange(len(texts)), 400)
+    tracemalloc.start()
+    places_of(images, texts, answers, lambda scores: None)
+    places_of(texts, images, Answers.one_each(rows))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < whole / 4
 
 
 def test_a_query_without_an_answer_is_refused() -> None:
