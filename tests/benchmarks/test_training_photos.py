@@ -98,7 +98,7 @@ def test_the_peer_gets_the_recipes_architecture(tmp_path: Path) -> None:
 
 
 def test_the_peers_rate_leaves_out_the_steps_in_which_its_workers_start() -> None:
-    lines = [f"Train Epoch: 0 Data (t): 0.1 Batch (t): {seconds:.3f}, 9/s" for seconds in [9.0] * 6 + [0.4, 0.6] * 5]
+    lines = [f"Train Epoch: 0 Data (t): 0.1 Batch (t): {seconds:.3f}, 9/s" for seconds in [9.0] * 6 + [0.5] * 9 + [4.0]]
     assert peer.pairs_per_second("\n".join(lines), 100) == pytest.approx(200)
     with pytest.raises(CommandFailed, match="too few steps"):
         peer.pairs_per_second("\n".join(lines[:5]), 100)

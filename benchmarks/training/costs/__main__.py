@@ -33,8 +33,8 @@ def main() -> int:
     raw: dict[str, Any] = {"machine": describe_machine()}
     neighbours = Neighbours()
     if "caching" in options.only:
-        size = (16, 4) if options.quick else (options.batch_size, options.micro_batch)
-        raw["caching"] = measure_caching(*size, rounds)
+        batch_size, micro_batch = (16, 4) if options.quick else (options.batch_size, options.micro_batch)
+        raw["caching"] = measure_caching(batch_size, micro_batch, rounds)
         bars.append(caching_bar(raw["caching"]))
         rows.append(caching_row(raw["caching"]))
     if "locked" in options.only:

@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.indexing.watch import CommandFailed
 from benchmarks.machine import describe_machine
 from benchmarks.serving.bars import Bar
+from benchmarks.serving.servers import end_servers_on_sigterm
 from benchmarks.training.photos import ours, peer
 from benchmarks.training.photos.data import unpack
 from benchmarks.training.photos.peer import PeerJob, PeerSettings
@@ -28,11 +29,12 @@ from benchmarks.training.photos.run import Entry, run_rounds, sweep
 from sightline.errors import SightlineError
 
 MISSED, FAILED = 1, 3
-SECONDS, QUICK_SECONDS = 170.0, 30.0
+SECONDS, QUICK_SECONDS = 150.0, 30.0
 
 
 def main() -> int:
     options = _parser().parse_args()
+    end_servers_on_sigterm()
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -40,7 +42,7 @@ def main() -> int:
         peer.ensure_requirements(out / "peer-packages")
         peer.write_architecture(place.recipe, out / "architecture")
         plan = _plan(options, place)
-        rounds = 1 if options.quick else options.rounds
+        rounds = 0 if options.plan_only else 1 if options.quick else options.rounds
         runs = run_rounds(place, plan, rounds, _say)
     except (CommandFailed, SightlineError) as error:
         print(error, file=sys.stderr)
@@ -97,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", type=Path, default=ours.RECIPE, help="our recipe; the peer gets its architecture")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="whole command of each side")
     parser.add_argument("--rounds", type=int, default=3, help="rounds in all, those done before included")
+    parser.add_argument("--plan-only", action="store_true", help="measure the rates, sweep if asked to, and stop")
     parser.add_argument("--sweep", action="store_true", help="look for the peer's best learning rate and crop first")
     parser.add_argument("--sweep-learning-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--sweep-crop-scales", type=float, nargs="+", default=[0.9, 0.5])

@@ -54,4 +54,4 @@ def pairs_per_second(log: Path, batch_size: int) -> float:
     seconds = [float(line["seconds"]) for line in lines if "seconds" in line and "loss" in line]
     if len(seconds) <= 2 * _WARM_UP_STEPS:
         raise CommandFailed(f"{log} has too few steps to tell a rate.")
-    return batch_size / statistics.fmean(seconds[_WARM_UP_STEPS:])
+    return batch_size / statistics.median(seconds[_WARM_UP_STEPS:])

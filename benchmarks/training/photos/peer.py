@@ -144,20 +144,20 @@ def checkpoint_of(job: PeerJob, out: Path) -> Path:
 def pairs_per_second(text: str, batch_size: int) -> float:
     """The rate in the steady state by the trainer's own log with a line for each step.
 
-    The mean of the times between batches, waits for data included, without the first lines, in which worker
-    processes start and what they have made ahead is used up. Raises CommandFailed.
+    From the median time between batches, waits for data included, without the first lines, in which worker processes
+    start and what they have made ahead is used up. Raises CommandFailed.
     """
     seconds = [float(found) for found in _BATCH_SECONDS.findall(text)]
     if len(seconds) < 2 * _WARM_UP_LINES:
         raise CommandFailed("open_clip's trainer logged too few steps to tell its rate.")
-    return batch_size / statistics.fmean(seconds[_WARM_UP_LINES:])
+    return batch_size / statistics.median(seconds[_WARM_UP_LINES:])
 
 
 def candidates(settings: PeerSettings, num_cores: int) -> list[PeerSettings]:
     """What is tried to find the peer's fastest settings on this machine."""
     workers = sorted({1, num_cores, 2 * num_cores})
-    both = [replace(settings, workers=count, precision=kind) for count in workers for kind in ("fp32", "amp_bf16")]
-    return [*both, replace(settings, dataset="webdataset", workers=num_cores)]
+    found = [replace(settings, workers=count, precision="amp_bf16") for count in workers]
+    return [*found, replace(settings, workers=1, precision="fp32"), replace(settings, dataset="webdataset", workers=1)]
 
 
 def fastest(rates: Sequence[tuple[PeerSettings, float]]) -> PeerSettings:

@@ -10,11 +10,12 @@ from typing import Any
 
 from benchmarks.indexing.watch import Watched
 from benchmarks.training.photos import ours, peer
-from benchmarks.training.photos.plan import Place, Plan, Say, peer_job
+from benchmarks.training.photos.plan import Place, Plan, Say, epochs_for, peer_job
 from benchmarks.training.photos.score import R_AT_10, bundle_of_peer, score
 
 OURS, PEER = "Sightline", "open_clip"
 RUNS_NAME = "runs.jsonl"
+SWEEP_SHARE = 1 / 3
 Entry = dict[str, Any]
 
 
@@ -85,14 +86,17 @@ def entry_of(side: str, number: int, pairs: int, watched: Watched, loop_rate: fl
 def sweep(place: Place, plan: Plan, learning_rates: list[float], crop_scales: list[float], say: Say) -> Plan:
     """The peer's learning rate and crop with the best R@10 on the very photos that the rounds are judged by.
 
-    In its favour: nothing else is held back for the choice. Finished trainings are kept in ``sweep.jsonl``.
+    Each is tried for ``SWEEP_SHARE`` of a round's pairs. Finished trainings are kept in ``sweep.jsonl``.
     """
     path = place.out / "sweep.jsonl"
+    batch_size = plan.settings.batch_size
+    rows, epochs = epochs_for(round(SWEEP_SHARE * plan.peer_pairs), len(place.photos.pairs), batch_size)
+    short = replace(plan, peer_rows=rows, peer_epochs=epochs)
     for rate in learning_rates:
         for crop in crop_scales:
             if any(entry["learning_rate"] == rate and entry["crop_scale"] == crop for entry in read_runs(path)):
                 continue
-            tried = replace(plan, settings=replace(plan.settings, learning_rate=rate, crop_scale=crop))
+            tried = replace(short, settings=replace(plan.settings, learning_rate=rate, crop_scale=crop))
             entry = train_peer(place, tried, 0, "sweep") | {"learning_rate": rate, "crop_scale": crop}
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")

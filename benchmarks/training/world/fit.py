@@ -76,7 +76,7 @@ def fit(
     pixels = checkpoint.pixels
     objective = Objective(model, pixels.mean, pixels.std, recipe.objective, teacher=teacher)
     if criterion is not None:
-        objective.criterion = criterion
+        objective.criterion = criterion  # type: ignore[assignment]
     seen: list[Step] = []
     started, alarm = time.perf_counter(), 0
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +91,7 @@ def fit(
                     emas=emas, on_step=seen.append,
                 )  # fmt: skip
             except TrainingStopped as stopped:
-                alarm = int(stopped.details["step"])
+                alarm = int(str(stopped.details["step"]))
     seconds = time.perf_counter() - started
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     model.eval().requires_grad_(False)

@@ -75,7 +75,7 @@ class Lab:
         if logit_bias is not None:
             model.logit_bias = nn.Parameter(torch.tensor(logit_bias))
         if scale is not None:
-            model.logit_scale.data.fill_(float(np.log(scale)))  # type: ignore[union-attr,operator]
+            model.logit_scale.data.fill_(float(np.log(scale)))  # type: ignore[operator]
         return checkpoint
 
     def base(self) -> tuple[Checkpoint, dict[str, float]]:

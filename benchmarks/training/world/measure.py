@@ -44,10 +44,10 @@ def vectors_of(model: nn.Module, data: Tokenised) -> tuple[Vectors, Vectors, Vec
 
     def texts(tokens: npt.NDArray[np.int64]) -> Vectors:
         flat = torch.from_numpy(tokens.reshape(-1, tokens.shape[-1]))
-        found: Vectors = torch.cat([towers.encode_texts(part) for part in flat.split(AT_ONCE)]).numpy()
+        found: Vectors = torch.cat([towers.encode_texts(part) for part in torch.split(flat, AT_ONCE)]).numpy()
         return found
 
-    images = torch.cat([towers.encode_images(part) for part in torch.from_numpy(data.pixels).split(AT_ONCE)])
+    images = torch.cat([towers.encode_images(part) for part in torch.split(torch.from_numpy(data.pixels), AT_ONCE)])
     return images.numpy(), texts(data.captions), texts(data.swaps)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
@@ -160,7 +159,7 @@ def _pair(rng: random.Random, style: Style) -> Scene:
         thing = _thing(rng, x, y, place_of(x, y))
         if not things or (thing.colour, thing.shape) != (things[0].colour, things[0].shape):
             things.append(thing)
-    relation = cast(Relation, "left of" if across else "above")
+    relation: Relation = "left of" if across else "above"
     return Scene(things=tuple(things), relation=relation, background=rng.choice(style.backgrounds))
 
 
