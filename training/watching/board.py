@@ -22,17 +22,17 @@ class Board:
         """Write to ``folder``; what an earlier part of the run wrote after ``done`` steps is hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Add the numbers of one line of the log at its ``step``."""
         for name, value in values.items():
             if name not in _NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
-                self._writer.add_scalar(_tag(name), value, values["step"])  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(_tag(name), value, values["step"])
 
     def close(self) -> None:
         """Write what is left and close."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def open_board(mode: Literal["auto", "on", "off"], folder: Path, *, done: int = 0) -> Board | None:

@@ -96,7 +96,7 @@ def spread_rows(num_rows: int, num: int) -> npt.NDArray[np.int64]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while: afterwards each module has its own mode again, and torch its random state."""
     modes = {module: module.training for module in model.modules()}
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         model.eval()
         try:

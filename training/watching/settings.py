@@ -13,9 +13,9 @@ class WatchSettings(BaseModel):
     ``figures_every_steps``: spread, effective rank, modality gap and cosines of the batch are taken at these steps.
     Loss, gradient norms and temperature are taken at each step.
 
-    A run stops as collapsed after ``patience_steps`` steps below ``min_spread`` or ``min_effective_rank`` (see
-    ``training.watching.collapse``, which has the measurements); 0 for either switches that rule off, and
-    ``stop_on_collapse = false`` turns the stop into a warning.
+    A run stops as collapsed after ``patience_steps`` steps below ``min_spread`` or ``min_effective_rank``, when it has
+    learnt something, and below a fifth of ``min_spread`` before that (``training.watching.collapse`` has the
+    measurements). 0 for either switches that rule off; ``stop_on_collapse = false`` turns the stop into a warning.
 
     The canary is retrieval on up to ``canary_pairs`` held-out pairs, each epoch or every ``canary_every_steps``. The
     trace for the explorer keeps up to ``trace_pairs`` of them, each epoch or every ``trace_every_steps``. 0 pairs

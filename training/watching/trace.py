@@ -49,8 +49,8 @@ class Moment(_Strict):
     loss: float | None
     recall_at_1: float
     modality_gap: float
-    images: list[tuple[float, float]]
-    texts: list[tuple[float, float]]
+    images: list[list[float]]
+    texts: list[list[float]]
     similarity: list[list[float]]
 
 
@@ -148,7 +148,8 @@ def plane_of(images: Vectors, texts: Vectors, *, like: Plane | None = None) -> P
         largest = positions[np.abs(positions).argmax(axis=0), [0, 1]]
         return plane * np.where(largest < 0, -1.0, 1.0)
     left, _, right = np.linalg.svd(plane.T @ like)
-    return plane @ (left @ right)
+    turned: Plane = plane @ (left @ right)
+    return turned
 
 
 def read_trace(path: Path) -> Trace:

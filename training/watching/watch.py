@@ -143,7 +143,7 @@ class Watch:
         if due and images is not None and texts is not None:
             vectors = vector_figures(images.detach(), texts.detach())
             figures |= vectors
-            collapse = self._collapse.see(step, vectors, num_rows=len(images))
+            collapse = self._collapse.see(step, vectors, num_rows=len(images), logit_scale=_scale(model))
             if collapse is not None:
                 self._stop_collapsed(step, collapse, figures, model)
         self._losses = [self._losses[0] + total, self._losses[1] + 1]
@@ -288,12 +288,16 @@ def _scalar(value: torch.Tensor) -> torch.Tensor:
     return value.detach().double().mean()
 
 
+def _scale(model: nn.Module) -> float:
+    return math.exp(float(model.logit_scale.detach().mean()))  # type: ignore[operator]
+
+
 def _remedy(collapse: Collapse, figures: Mapping[str, float], model: nn.Module) -> str:
     """The most likely cause, from what else is seen, with what to do."""
     norm = figures.get(f"gradient_norm_{collapse.tower}")
     if norm is not None and norm < 1e-8:
         return f"the {collapse.tower} tower gets no gradient, it is dead: start it from other weights"
-    scale = math.exp(float(model.logit_scale.detach().mean()))  # type: ignore[operator]
-    if not 2 <= scale <= 500:
-        return f"the logit scale is {scale:.3g} where 10 to 100 is usual: change the temperature"
+    scale, learnt = _scale(model), model.logit_scale.requires_grad
+    if not learnt and not 2 <= scale <= 500:  # one that is learnt drifts away because of the collapse
+        return f"the logit scale is fixed at {scale:.3g} where 10 to 100 is usual: change the temperature"
     return "lower learning_rate, and make sure that the objective has negatives"

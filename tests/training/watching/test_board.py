@@ -1,29 +1,26 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 from sightline.errors import DependencyMissing
-from training.watching import board
 from training.watching.board import FOLDER_NAME, open_board
 
 
 @pytest.fixture
 def without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard itself reads from a folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder))  # type: ignore[no-untyped-call]
-    events.Reload()  # type: ignore[no-untyped-call]
-    return {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)]  # type: ignore[no-untyped-call]
-        for tag in events.Tags()["scalars"]  # type: ignore[no-untyped-call]
-    }
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_tensorboard_reads_our_curves_also_after_a_resume(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,9 @@ def trace(tmp_path: Path) -> Trace:
     return writer.trace()
 
 
-def data_of(html: str) -> dict[str, object]:
+def data_of(html: str) -> dict[str, Any]:
     (text,) = re.findall(r'<script type="application/json" class="trace">(.*?)</script>', html, re.DOTALL)
-    found: dict[str, object] = json.loads(text)
+    found: dict[str, Any] = json.loads(text)
     return found
 
 
@@ -41,7 +42,7 @@ def test_the_data_are_those_of_the_trace(trace: Trace) -> None:
     data = data_of(explorer_html(trace))
     assert data["captions"] == trace.captions
     assert data["thumbnails"] == trace.thumbnails
-    first, last = data["moments"]  # type: ignore[misc]
+    first, last = data["moments"]
     assert (first["step"], first["loss"], last["step"], last["loss"], last["recall"]) == (0, None, 40, 0.5, 1.0)
     assert last["images"] == [value for position in trace.moments[1].images for value in position]
     assert last["similarity"] == [round(1000 * value) for row in trace.moments[1].similarity for value in row]
@@ -51,7 +52,9 @@ def test_nothing_is_fetched_from_anywhere(trace: Trace) -> None:
     page = explorer_page(trace)
     addresses = set(re.findall(r"(?:https?:)?//[a-z0-9.]+[^\s\"']*", page))
     assert addresses <= {"http://www.w3.org/2000/svg"}  # a name, never fetched
-    assert not re.search(r"<link|<img|<iframe|@import|url\(|fetch\(|XMLHttpRequest|import\(|<[^>]*\b(?:src|href)=", page)
+    assert not re.search(
+        r"<link|<img|<iframe|@import|url\(|fetch\(|XMLHttpRequest|import\(|<[^>]*\b(?:src|href)=", page
+    )
 
 
 def test_a_caption_cannot_end_the_script(trace: Trace) -> None:

@@ -73,10 +73,8 @@ def test_nothing_jumps_when_the_vectors_move_slowly(tmp_path: Path) -> None:
 
 
 def test_a_reloaded_file_does_not_turn_over(tmp_path: Path) -> None:
-    before = written(tmp_path / "a", range(0, 91, 10)) if (tmp_path / "a").mkdir() is None else None
-    after = written(tmp_path / "b", range(0, 101, 10)) if (tmp_path / "b").mkdir() is None else None
-    assert before is not None
-    assert after is not None
+    before = written(tmp_path, range(0, 91, 10))
+    after = written(tmp_path, range(0, 101, 10))
     old, new = np.array(before.moments[-1].images), np.array(after.moments[-2].images)
     assert np.linalg.norm(old - new) < np.linalg.norm(old + new)
 
@@ -115,7 +113,10 @@ def test_a_resumed_run_writes_the_same_trace(tmp_path: Path) -> None:
         add(again, step)
     resumed = read_trace(tmp_path / "cut" / TRACE_NAME)
     assert [moment.similarity for moment in resumed.moments] == [moment.similarity for moment in whole.moments]
-    assert np.abs(np.array(resumed.moments[0].images) - np.array(whole.moments[0].images)).max() < 2e-3
+    # The plane is the same; how it is turned depends on where it was turned from.
+    ours, theirs = (np.array([m.images for m in trace.moments]).reshape(-1, 2) for trace in (resumed, whole))
+    left, _, right = np.linalg.svd(ours.T @ theirs)
+    assert np.abs(ours @ left @ right - theirs).max() < 5e-3
 
 
 def test_other_pairs_or_missing_vectors_begin_a_new_trace(tmp_path: Path) -> None:
