@@ -1,11 +1,13 @@
 """Functions of a whole matrix of logits that never hold the whole matrix.
 
 A batch of 262,144 pairs has 68.7 thousand million logits: 275 GB in float32, and a dense loss keeps several such
-matrices. Both functions here walk the matrix in square blocks instead, keep only sums, and compute each block again in
-the backward pass, as Inf-CL does with tiles (Cheng et al. 2024, arXiv 2410.17243). The price is one more product of
-images and texts. At most about six blocks are alive at once, 6 x 4 x chunk_size^2 bytes: 400 MB for blocks of 4,096,
-6 MB for blocks of 512, whatever the batch. The gradients of the vectors themselves, of the vectors' own size, come
-on top, as they do for any loss.
+matrices. Both functions here walk the matrix in square blocks instead, keep only sums, and compute each block again
+in the backward pass, as Inf-CL does with tiles (Cheng et al. 2024, arXiv 2410.17243). The price is one more product
+of images and texts. At most about eight blocks are alive at once, 8 x 4 x chunk_size^2 bytes: 540 MB for blocks of
+4,096, 8 MB for blocks of 512, whatever the batch, and 40 bytes for each row and column (21 MB for 262,144 pairs). The
+gradients of the vectors, of the vectors' own size, come on top, as they do for any loss. Measured in float32 on a
+CPU, above 16,384 pairs and with these gradients of 4 MiB: 339 MiB (softmax) and 491 MiB (sigmoid) for blocks of
+4,096, 25 MiB and 28 MiB for blocks of 512; 33 MiB above 32,768 pairs with gradients of 8 MiB.
 
 Every gradient is that of the dense formula, those of the scale and the bias included. Arithmetic is in the vectors' own
 type (float32 or float64), with autocast off; the sums behind the two scalars' gradients are in float64.
