@@ -86,6 +86,7 @@ class Batches:
         self._equal_are_positives = equal_captions_are_positives
         self._relevance = relevance
         self._renumber: Callable[[Tokens], Tokens] | None = None
+        self._share: Callable[[int], slice] | None = None
 
     @property
     def used_ids(self) -> Tokens:
@@ -95,6 +96,11 @@ class Batches:
     def renumber(self, by: Callable[[Tokens], Tokens]) -> None:
         """From now on give token ids as ``by`` maps them: to the rows of a table of ``used_ids`` alone."""
         self._renumber = by
+
+    def show_only(self, share: Callable[[int], slice]) -> None:
+        """From now on give the pictures of ``share(B)`` of a batch's B rows alone, and still all texts: each of several
+        processes encodes its own pictures and knows what belongs to what."""
+        self._share = share
 
     def at(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
@@ -112,11 +118,12 @@ class Batches:
         if self._renumber is not None:
             tokens = self._renumber(tokens)
         pixels = None
+        shown = slice(None) if self._share is None else self._share(len(rows))
         if self._features is None and self._pixels is not None:
-            pixels = np.asarray(self._pixels[rows])  # [B, H, W, 3]
+            pixels = np.asarray(self._pixels[rows[shown]])  # [B, H, W, 3]
             if self._augmentation is not None:
-                pixels = self._augmentation.apply(pixels, said, step, rows)
-        features = None if self._features is None else np.asarray(self._features[rows], np.float32)
+                pixels = self._augmentation.apply(pixels, said[shown], step, rows[shown])
+        features = None if self._features is None else np.asarray(self._features[rows[shown]], np.float32)
         return Batch(step, epoch, rows, pixels, features, tokens, positives, weights)
 
     def _said(self, picks: Rows, rows: Rows, step: int) -> list[list[str]]:

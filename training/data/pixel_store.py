@@ -14,6 +14,8 @@ from sightline.storage import storage_errors
 
 _SHARE_OF_MEMORY = 0.5
 _FALLBACK_BYTES = 4 * 2**30
+_FIRST = 256
+_GROWTH = 1.25
 
 
 def memory_budget() -> int:
@@ -34,39 +36,43 @@ class PixelStore:
     def __init__(self, budget_bytes: int, folder: Path | None) -> None:
         self._budget_bytes = budget_bytes
         self._folder = folder
-        self._pictures: list[Pixels] = []
-        self._num_bytes = 0
-        self._shape: tuple[int, ...] = ()
+        self._held = np.empty((0, 0, 0, 3), np.uint8)  # [capacity, H, W, 3], the first num_held of them are pictures
+        self._num_held = 0
         self._num_stored = 0
         self._file: BinaryIO | None = None
 
     def append(self, picture: Pixels) -> None:
         """Add a picture. Raises StorageError when the disk refuses it."""
-        self._shape = picture.shape
-        self._pictures.append(picture)
-        self._num_bytes += picture.nbytes
-        if self._folder is not None and self._num_bytes > self._budget_bytes:
-            self._spill()
+        if self._num_held == len(self._held):
+            self._make_room(picture)
+        self._held[self._num_held] = picture
+        self._num_held += 1
 
     def finish(self) -> Pixels:
         """All pictures, uint8 [N, H, W, 3] in the order of their coming; nothing can be added after."""
         if self._file is None:
-            return np.stack(self._pictures)
-        self._spill()
+            self._held.resize((self._num_held, *self._held.shape[1:]), refcheck=False)
+            return self._held
+        self._store()
         with storage_errors(f"write the pictures to {self._folder}"):
             self._file.flush()
-        shape = (self._num_stored, *self._shape)
-        return np.memmap(self._file, np.uint8, "r", shape=shape)
+        return np.memmap(self._file, np.uint8, "r", shape=(self._num_stored, *self._held.shape[1:]))
 
-    def _spill(self) -> None:
-        """Move what is in memory to the file; from then on a few pictures at a time are."""
-        with storage_errors(f"write the pictures to {self._folder}"):
+    def _make_room(self, picture: Pixels) -> None:
+        capacity = max(_FIRST, int(len(self._held) * _GROWTH))
+        if self._folder is not None and capacity * picture.nbytes > self._budget_bytes:
             if self._file is None:
-                # Kept open by the mapping that ``finish`` returns.
-                self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
-            for picture in self._pictures:
-                self._file.write(np.ascontiguousarray(picture).data)
-        self._num_stored += len(self._pictures)
-        self._pictures.clear()
-        self._num_bytes = 0
-        self._budget_bytes = min(self._budget_bytes, 16 * 2**20)
+                with storage_errors(f"write the pictures to {self._folder}"):
+                    # Kept open by the mapping that ``finish`` returns.
+                    self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
+            self._store()
+            capacity = _FIRST
+        # In place where the system can move pages: joining a list of pictures would need twice the memory.
+        self._held.resize((capacity, *picture.shape), refcheck=False)
+
+    def _store(self) -> None:
+        assert self._file is not None
+        with storage_errors(f"write the pictures to {self._folder}"):
+            self._file.write(self._held[: self._num_held].data)
+        self._num_stored += self._num_held
+        self._num_held = 0

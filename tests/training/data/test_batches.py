@@ -364,3 +364,18 @@ def test_settings_that_fight_are_refused() -> None:
         make_batches(numbered(8), DataSettings(balance_by="x"), Words(), batch_size=4, seed=0, group_size=2)
     with pytest.raises(ValueError, match="extra"):
         DataSettings.model_validate({"ballance_by": "label"})
+
+
+def test_one_process_of_several_gets_its_share_of_the_pictures_and_all_texts() -> None:
+    def batches() -> Batches:
+        return made(captioned(12), augmentation={"brightness": 0.5}, captions_per_image=2)[0]
+
+    whole, first, second = batches(), batches(), batches()
+    first.show_only(lambda count: slice(0, count // 2))
+    second.show_only(lambda count: slice(count // 2, count))
+    for step in range(4):
+        batch, parts = whole.at(step), [one.at(step) for one in (first, second)]
+        assert batch.pixels is not None
+        assert np.array_equal(batch.pixels, np.concatenate([part.pixels for part in parts if part.pixels is not None]))
+        for part in parts:
+            assert np.array_equal(part.rows, batch.rows) and np.array_equal(part.tokens, batch.tokens)

@@ -46,6 +46,16 @@ def test_pixels_on_disk_are_those_in_memory(tmp_path: Path, budget_bytes: int) -
     assert not list(run.iterdir())  # nothing that would have to be removed
 
 
+@pytest.mark.parametrize("budget_bytes", [0, 300 * 12, 700 * 12, 10**9])
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 1000])
+def test_any_number_of_pictures_comes_back(tmp_path: Path, budget_bytes: int, count: int) -> None:
+    pictures = np.random.default_rng(count).integers(0, 256, (count, 2, 2, 3), np.uint8)
+    store = PixelStore(budget_bytes, tmp_path)
+    for picture in pictures:
+        store.append(picture)
+    assert np.array_equal(store.finish(), pictures)
+
+
 def test_mapped_pixels_cannot_be_written(tmp_path: Path) -> None:
     store = PixelStore(0, tmp_path)
     store.append(np.zeros((2, 2, 3), np.uint8))
