@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from sightline.encoder import Encoder
     from training.data import Captioned
     from training.evaluation import Report
+    from training.evaluation.labelled import Labelled
     from training.evaluation.text_pairs import PairSuite
 
 
@@ -30,6 +32,9 @@ def evaluate(
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="Name pictures: JSON with classes, templates and the metadata key of the label.")
+    ] = None,
+    classes_data: Annotated[
+        str | None, typer.Option(help="Labelled pictures to name, without captions; by default those of --data.")
     ] = None,
     pairs: Annotated[
         list[Path] | None, typer.Option(help="A suite of text pairs in SugarCrepe's JSON format; may be repeated.")
@@ -56,11 +61,16 @@ def evaluate(
     Example: `sightline evaluate --encoder encoder --data world --report report.html`
     """
     from sightline.encoder import load_encoder
+    from sightline.errors import SourceError
     from training.data import read_captioned, split_source
     from training.evaluation import Bootstrap, read_classes, read_pairs
     from training.evaluation import evaluate as measure
+    from training.evaluation.labelled import labelled_among, read_labelled
 
     console = Console(as_json=as_json)
+    if classes_data is not None and classes is None:
+        raise SourceError("--classes-data needs --classes FILE.json, which says what the classes are.")
+    scratch = Path(tempfile.gettempdir())  # where pixels go that do not fit into memory
     source = split_source(data, split or "held-out", required=split is not None)
     named = None if classes is None else read_classes(classes)
     suites = [read_pairs(path, pairs_images) for path in pairs or ()]
@@ -70,18 +80,27 @@ def evaluate(
         console.warn("these weights are untrained: the figures say nothing about any trained encoder.")
     console.say(f"Reading {source} …")
     with console.progress("reading", None) as advance:
-        read = read_captioned(source, loaded.identity.pixels, progress=advance)
+        read = read_captioned(source, loaded.identity.pixels, progress=advance, folder=scratch)
+    labelled = None
+    if named is not None:
+        labelled = (
+            labelled_among(read, named)
+            if classes_data is None
+            else read_labelled(classes_data, loaded.identity.pixels, named, folder=scratch)
+        )
     compared: tuple[Encoder, Captioned] | None = None
     if base is not None:
         other = load_encoder(base, device=device, precision=precision, accept_licence=accept_licence)
         same = other.identity.pixels == loaded.identity.pixels
-        compared = (other, read if same else read_captioned(source, other.identity.pixels))
+        compared = (other, read if same else read_captioned(source, other.identity.pixels, folder=scratch))
     total = (1 if base is None else 2) * (len(read) + sum(len(several) for several in read.captions))
+    total += 0 if labelled is None or labelled.pixels is read.pixels else len(labelled.pixels)
     with console.progress("encoding", total) as advance:
         found = measure(
             loaded,
             read,
             classes=named,
+            labelled=labelled,
             suites=suites,
             spec=loaded.identity.pixels,
             typographic=typographic,
@@ -89,7 +108,7 @@ def evaluate(
             bootstrap=Bootstrap(num_resamples=bootstrap) if bootstrap else None,
             progress=advance,
         )
-    _warn(console, found, read, suites)
+    _warn(console, found, labelled, suites)
     if report is not None:
         _write_report(report, found, read, (encoder, loaded.fingerprint, data, base or ""), explorer)
         console.say(f"Wrote {report}.")
@@ -117,10 +136,9 @@ def _lines(report: Report) -> str:
     )
 
 
-def _warn(console: Console, report: Report, data: Captioned, suites: list[PairSuite]) -> None:
-    labelled = next((one.num_pictures for one in report.named if one.name == "class"), None)
-    if labelled is not None and labelled < len(data):
-        console.warn(f"{len(data) - labelled:,} of {len(data):,} pictures have no known class and were not named.")
+def _warn(console: Console, report: Report, labelled: Labelled | None, suites: list[PairSuite]) -> None:
+    if labelled is not None and labelled.num_left_out:
+        console.warn(f"pictures left out of naming, without a known class or unreadable: {labelled.num_left_out:,}.")
     for suite, score in zip(suites, report.suites, strict=True):
         if suite.folder is None:
             console.warn(f"{suite.name}: without --pairs-images only its texts are compared.")

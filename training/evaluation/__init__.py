@@ -5,6 +5,7 @@
 """
 
 from training.evaluation.bootstrap import Bootstrap
+from training.evaluation.labelled import Labelled, read_labelled
 from training.evaluation.measure import evaluate, measure_vectors
 from training.evaluation.page import Heading, report_page
 from training.evaluation.report import Measured, Report
@@ -15,6 +16,7 @@ from training.evaluation.zero_shot import read_classes
 __all__ = [
     "Bootstrap",
     "Heading",
+    "Labelled",
     "Measured",
     "Report",
     "Retrieval",
@@ -23,6 +25,7 @@ __all__ = [
     "measure_vectors",
     "pairs_ranked_rightly",
     "read_classes",
+    "read_labelled",
     "read_pairs",
     "report_page",
     "text_to_image",

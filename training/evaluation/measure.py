@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from sightline.errors import SourceError
-from sightline.images import PixelSpec
+from sightline.images import Pixels, PixelSpec
 from training.data import Captioned
 from training.evaluation.bootstrap import Bootstrap
 from training.evaluation.drawn_world import name_things, shape_labels, shape_vectors, single_scenes, swap_pairs
 from training.evaluation.encoding import EncodesPairs, Progress, encode_all_pixels, encode_all_texts
+from training.evaluation.labelled import Labelled, labelled_among
 from training.evaluation.missed import missed_captions, missed_pictures
 from training.evaluation.neighbours import NeighbourOverlap, neighbour_overlap
 from training.evaluation.places import Answers, Floats, Places, Rows, Vectors, places_of
@@ -27,7 +28,7 @@ from training.evaluation.similarity import Histogram, geometry, similarities
 from training.evaluation.text_pairs import PairScore, PairSuite, compare_pairs, names_of, score_pairs
 from training.evaluation.typographic import TypographicAttack, attack
 from training.evaluation.zero_shot import ClassesFile, ZeroShot, ensemble, zero_shot
-from training.world.scene import SHAPES
+from training.world.scene import SHAPES, Scene
 
 Base = tuple[EncodesPairs, Captioned]
 """The encoder to compare neighbours with, and the same pictures as it sees them."""
@@ -38,6 +39,7 @@ def evaluate(
     data: Captioned,
     *,
     classes: ClassesFile | None = None,
+    labelled: Labelled | None = None,
     suites: Sequence[PairSuite] = (),
     spec: PixelSpec | None = None,
     typographic: bool = False,
@@ -47,13 +49,15 @@ def evaluate(
 ) -> Report:
     """Encode every picture and caption once and measure. Deterministic for a deterministic encoder.
 
+    ``classes`` names the pictures of ``labelled``, or without them those of ``data`` whose metadata name a class.
     ``spec`` is how the encoder sees the pictures of ``suites``; without it their texts alone are compared. Without
     ``bootstrap`` there are no intervals. Raises SourceError where the data do not allow what was asked for.
     """
     names_of(suites)
-    labels = _labels(classes, data) if classes is not None else {}
+    if classes is not None and labelled is None:
+        labelled = labelled_among(data, classes)
     singles = single_scenes(data.metadata)
-    if typographic and not labels and not singles:
+    if typographic and classes is None and not singles:
         raise SourceError("The typographic attack needs pictures whose class is known; give --classes FILE.json.")
     scored = tuple(score_pairs(encoder, suite, spec, bootstrap) for suite in suites)  # first: pictures may be missing
     captions = [text for several in data.captions for text in several]
@@ -64,8 +68,11 @@ def evaluate(
     named: list[ZeroShot] = []
     if singles:
         named += name_things(encoder, images, singles, bootstrap)
-    if classes is not None:
-        named.append(_name_classes(encoder, images, classes, labels, bootstrap))
+    if classes is not None and labelled is not None:
+        own = labelled.pixels is data.pixels
+        known = (images if own else encode_all_pixels(encoder, labelled.pixels, progress))[labelled.rows]
+        vectors = ensemble(encoder, [classes.prompts(name) for name in classes.classes])
+        named.append(zero_shot("class", classes.classes, known, vectors, labelled.labels, bootstrap))
     return Report(
         num_images=len(images),
         num_captions=len(texts),
@@ -73,7 +80,7 @@ def evaluate(
         named=tuple(named),
         swaps=_score_swaps(encoder, images, swap_pairs(data.metadata), bootstrap),
         suites=scored,
-        typographic=_attack(encoder, data, classes, labels, shape_labels(singles)) if typographic else None,
+        typographic=_attack(encoder, data.pixels, singles, classes, labelled) if typographic else None,
         neighbours=None if base is None else _compare(images, texts, base, captions, progress),
         missed_pictures=missed_pictures(measured.text_ranks, texts, images, rows, captions),
         missed_captions=missed_captions(measured.image_ranks, images, texts, rows, captions),
@@ -132,29 +139,6 @@ def _grades(record: Mapping[str, Any], count: int) -> list[float] | None:
     return [float(one) for one in given]
 
 
-def _labels(classes: ClassesFile, data: Captioned) -> dict[int, int]:
-    labels = classes.labels(data.metadata)
-    if not labels:
-        raise SourceError(
-            f"No picture has a known class under the metadata key '{classes.label}'; "
-            "name the right key as label in the classes file, and the classes as the metadata spell them."
-        )
-    return labels
-
-
-def _name_classes(
-    encoder: EncodesPairs,
-    images: Vectors,
-    classes: ClassesFile,
-    labels: Mapping[int, int],
-    bootstrap: Bootstrap | None,
-) -> ZeroShot:
-    vectors = ensemble(encoder, [classes.prompts(name) for name in classes.classes])
-    rows = np.fromiter(labels, np.int64, len(labels))
-    numbers = np.fromiter(labels.values(), np.int64, len(labels))
-    return zero_shot("class", classes.classes, images[rows], vectors, numbers, bootstrap)
-
-
 def _score_swaps(
     encoder: EncodesPairs, images: Vectors, swaps: Mapping[int, tuple[str, str]], bootstrap: Bootstrap | None
 ) -> PairScore | None:
@@ -167,19 +151,18 @@ def _score_swaps(
 
 def _attack(
     encoder: EncodesPairs,
-    data: Captioned,
+    pixels: Pixels,
+    singles: Mapping[int, Scene],
     classes: ClassesFile | None,
-    labels: Mapping[int, int],
-    shapes: Mapping[int, int],
+    labelled: Labelled | None,
 ) -> TypographicAttack:
-    if classes is not None:
-        names: Sequence[str] = classes.classes
-        vectors = ensemble(encoder, [classes.prompts(name) for name in names])
-    else:
-        names, labels, vectors = SHAPES, shapes, shape_vectors(encoder)
-    rows = np.fromiter(labels, np.int64, len(labels))
-    numbers = np.fromiter(labels.values(), np.int64, len(labels))
-    return attack(encoder, data.pixels, rows, numbers, names, vectors)
+    """On the labelled pictures, or else by the shapes of the drawn world's single things."""
+    if classes is not None and labelled is not None:
+        vectors = ensemble(encoder, [classes.prompts(name) for name in classes.classes])
+        return attack(encoder, labelled.pixels, labelled.rows, labelled.labels, classes.classes, vectors)
+    rows = np.fromiter(singles, np.int64, len(singles))
+    shapes = np.fromiter(shape_labels(singles).values(), np.int64, len(singles))
+    return attack(encoder, pixels, rows, shapes, SHAPES, shape_vectors(encoder))
 
 
 def _compare(

@@ -59,17 +59,18 @@ class ClassesFile(BaseModel):
         """Every template with a class's name in it."""
         return [template.replace("{}", name) for template in self.templates]
 
+    def label_of(self, record: Mapping[str, Any]) -> int | None:
+        """The class number of a picture by its metadata, None where they name no known class."""
+        label = record.get(self.label)
+        if isinstance(label, str):
+            return self.classes.index(label) if label in self.classes else None
+        known = isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(self.classes)
+        return label if known else None
+
     def labels(self, metadata: Sequence[Mapping[str, Any]]) -> dict[int, int]:
         """The class number of each picture that has one, by row; others are left out."""
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        found: dict[int, int] = {}
-        for row, record in enumerate(metadata):
-            label = record.get(self.label)
-            if isinstance(label, str) and label in numbers:
-                found[row] = numbers[label]
-            elif isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(self.classes):
-                found[row] = label
-        return found
+        found = ((row, self.label_of(record)) for row, record in enumerate(metadata))
+        return {row: label for row, label in found if label is not None}
 
 
 def read_classes(path: Path) -> ClassesFile:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sightline.command.root import main
 from training.watching.trace import TraceWriter
@@ -40,6 +41,24 @@ def test_everything_at_once(tiny_bundle: Path, world: Path, tmp_path: Path, caps
     assert "without --pairs-images only its texts are compared" in err
     assert figures["report"] == str(page) and "Matched and unmatched pairs" in page.read_text()
     assert "alignment-explorer" not in page.read_text()
+
+
+def test_labelled_pictures_of_their_own(
+    tiny_bundle: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        Image.new("RGB", (40, 40), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.json").write_text(json.dumps({"label": ["dog", "cat", "cow", None][number]}))
+    (tmp_path / "classes.txt").write_text('{"classes": ["dog", "cat", "cow"]}')
+    usual = ["--encoder", str(tiny_bundle), "--data", str(world), "--classes-data", str(tmp_path), "--json"]
+    code, out, err = run(capsys, *usual, "--classes", str(tmp_path / "classes.txt"), "--typographic")
+    assert code == 0, err
+    figures = json.loads(out)
+    assert figures["num_labelled"] == figures["num_typographic"] == 3 and figures["num_images"] == 24
+    assert set(figures["per_class"]["class"]) == {"dog", "cat", "cow"}
+    assert "without a known class or unreadable: 1." in " ".join(err.split())
+    code, _, err = run(capsys, *usual)
+    assert code == 2
 
 
 def test_the_explorer_of_the_run_is_in_the_report(
