@@ -87,3 +87,15 @@ def test_more_negatives_raise_the_loss() -> None:
     queue.push(_pairs(32, 1), 0)
     pairs = _pairs(8, 2)
     assert float(loss(queue.extend(pairs, 1)).total) > float(loss(pairs).total)
+
+
+def test_a_queue_of_this_very_step_is_the_other_half_of_the_batch() -> None:
+    """Two halves, each with the other's vectors in its queue, together have the loss of the whole batch."""
+    whole, loss = _pairs(8, 1), make_loss(ObjectiveSettings(), kind="softmax")
+    halves = [Pairs(whole.images[part], whole.texts[part], whole.logit_scale) for part in (slice(4), slice(4, 8))]
+    found = []
+    for own, other in (halves, halves[::-1]):
+        queue = Queue(QueueSettings(size=8, max_age_steps=1), 16).double()
+        queue.push(other, 5)
+        found.append(loss(queue.extend(own, 5)).total)
+    assert torch.allclose(sum(found) / 2, loss(whole).total, rtol=1e-12, atol=0)
