@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.command.console import Console, DeviceOption, JsonOption
-from training import evaluation_commands, interpolation_commands
+from training import evaluation_commands, interpolation_commands, onnx_commands
 
 if TYPE_CHECKING:
     from training.loop import StageBegun, Step
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train)
     evaluation_commands.register(app)
     interpolation_commands.register(app)
+    onnx_commands.register(app)
 
 
 def _group() -> None:
@@ -77,6 +78,9 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe in TOML, or a built-in one by its name, as drawn-world.")],
     data: Annotated[str, typer.Option(help="Captioned pictures: a folder, tars, captions.jsonl or tables.")],
     out: Annotated[Path, typer.Option(help="The bundle to write; log, trace and checkpoints go to OUT.training.")],
+    encoder: Annotated[
+        str | None, typer.Option(help="The encoder to start from, in place of the one that the recipe names.")
+    ] = None,
     held_out: Annotated[
         str | None,
         typer.Option(help="Captioned pictures to watch the run with; by default the split held-out of the data."),
@@ -92,10 +96,10 @@ def train(
 
     Example: `sightline train drawn-world --data world --out encoder`
     """
-    from training.recipe import read_recipe
+    from training.recipe import read_recipe, starting_from
 
     console = Console(as_json=as_json, silent=os.environ.get("RANK", "0") != "0")  # torchrun's first process speaks
-    chosen = read_recipe(recipe)
+    chosen = read_recipe(recipe) if encoder is None else starting_from(read_recipe(recipe), encoder)
     from training.run import train_bundle  # after the recipe is known to be sound
 
     with (

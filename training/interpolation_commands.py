@@ -20,11 +20,17 @@ _STEPS = tuple(step / 10 for step in range(11))
 
 def register(app: typer.Typer) -> None:
     """Add the command to the group ``encoder``, or to a group of its own where there is none."""
-    groups = [info.typer_instance for info in app.registered_groups if info.name == "encoder"]
-    group = groups[0] if groups and groups[0] is not None else typer.Typer(no_args_is_help=True)
-    group.command("interpolate")(interpolate)
-    if not groups:
-        app.add_typer(group, name="encoder")
+    encoder_group(app).command("interpolate")(interpolate)
+
+
+def encoder_group(app: typer.Typer) -> typer.Typer:
+    """The group ``encoder`` of the root command."""
+    for info in app.registered_groups:
+        if info.name == "encoder" and info.typer_instance is not None:
+            return info.typer_instance
+    group = typer.Typer(no_args_is_help=True)
+    app.add_typer(group, name="encoder")
+    return group
 
 
 def interpolate(

@@ -209,6 +209,16 @@ def parse_recipe(text: str, name: str) -> Recipe:
         raise RecipeError(_sentence(error, name)) from error
 
 
+def starting_from(recipe: Recipe, encoder: str) -> Recipe:
+    """The recipe with another encoder to start from. Raises RecipeError for a recipe that trains a new architecture."""
+    if recipe.model.encoder is None:
+        raise RecipeError(
+            f"The recipe {recipe.name} trains an architecture of its own from nothing; leave --encoder out, or take a "
+            "recipe that fine-tunes, such as fine-tune or lora."
+        )
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"encoder": encoder})})
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown key: the nearest known one, or all of them."""
     names = sorted(known)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sightline.command.root import main
 from sightline.encoder.load import wrap_checkpoint
 from sightline.errors import BundleCorrupt, DependencyMissing
 from tests.training.towers import checkpoint_of
@@ -38,6 +39,14 @@ def test_both_graphs_give_the_encoders_vectors(kind: str, tmp_path: Path) -> Non
             found = session.run(["vectors"], {key: values[:count]})[0]
             assert found.dtype == np.float32
             assert np.abs(found - expected[:count]).max() <= MAX_DIFFERENCE
+
+
+def test_the_command_exports_any_encoder(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["encoder", "onnx", str(tiny_bundle), "--out", str(tmp_path / "onnx"), "--json"])
+    assert not ended.value.code
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"out": str(tmp_path / "onnx"), **json.loads((tmp_path / "onnx" / ABOUT_NAME).read_text())}
 
 
 def test_a_graph_with_other_vectors_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

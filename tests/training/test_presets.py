@@ -14,8 +14,9 @@ import torch
 
 from sightline.bundle import CONFIG_NAME, BundleManifest
 from sightline.encoder import load_encoder, write_bundle
+from sightline.errors import RecipeError
 from tests.training.towers import CONFIGS, checkpoint_of
-from training.recipe import RECIPES, Recipe, read_recipe
+from training.recipe import RECIPES, Recipe, read_recipe, starting_from
 from training.run import train_bundle
 
 NAMES = sorted(file.stem for file in RECIPES.glob("*.toml"))
@@ -79,6 +80,14 @@ def test_a_preset_trains_and_open_clip_loads_what_it_gives(name: str, world: Pat
         assert before.fingerprint != after.fingerprint
     else:
         assert finished.manifest.same_images_as is None
+
+
+def test_a_preset_can_start_from_another_encoder() -> None:
+    recipe = starting_from(read_recipe("lora"), "my-bundle")
+    assert recipe.model.encoder == "my-bundle"
+    assert recipe.training == read_recipe("lora").training
+    with pytest.raises(RecipeError, match=r"recipe clip trains an architecture of its own.*leave --encoder out"):
+        starting_from(read_recipe("clip"), "my-bundle")
 
 
 def compare(out: Path, manifest: BundleManifest) -> None:
