@@ -102,6 +102,11 @@ class OneWrite:
             self._loop.call_soon(self._flush)
         self._held.append(data)
 
+    def write_now(self, data: bytes) -> None:
+        """Send this at once, after what is held: for an answer that is complete."""
+        self._held.append(data)
+        self._flush()
+
     def close(self) -> None:
         """Send what is held, then close."""
         self._flush()
@@ -146,7 +151,7 @@ class BoundedProtocol(H11Protocol):
             if turned_away is not None:
                 self._bytes_to_drop = turned_away.bytes_to_drop
                 self._unset_keepalive_if_required()
-                self.transport.write(turned_away.answer)
+                cast(OneWrite, self.transport).write_now(turned_away.answer)
                 self._enter(Phase.IDLE)
                 self.connections_of_server.note(self, Phase.IDLE)
                 return
