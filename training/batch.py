@@ -20,8 +20,9 @@ class Batch:
     """B pictures and T texts, T ≥ B.
 
     ``rows`` int64 [B] are the pictures' rows in the data. ``pixels`` uint8 [B, H, W, 3] or, where the image tower is
-    locked and its outputs are cached, ``features`` float32 [B, F]: one of the two is None. ``tokens`` int64 [T, L]:
-    rows 0..B-1 are the pictures' own captions in order; then further positives; then supplied negatives.
+    locked and its outputs are cached, ``features`` float32 [B, D], which count where both are there; one process of
+    several may get only those of its own share. ``tokens`` int64 [T, L]: rows 0..B-1 are the pictures' own captions
+    in order; then further positives; then supplied negatives.
 
     ``positives`` bool [B, T] says which texts belong to which picture; None means that caption i belongs to picture i
     and every other text is a negative. ``weights`` float32 [B, T] grades the positives in [0, 1]; None means all 1.

@@ -71,7 +71,9 @@ class Objective(Towers):
         [b, D], and token ids int64 [t, L]."""
         images = batch.pixels if batch.features is None else batch.features
         assert images is not None
-        return torch.from_numpy(images[share(len(images))]), torch.from_numpy(batch.tokens[share(len(batch.tokens))])
+        if len(images) == len(batch.rows):
+            images = images[share(len(images))]
+        return torch.from_numpy(images), torch.from_numpy(batch.tokens[share(len(batch.tokens))])
 
     def compare(self, images: torch.Tensor, texts: torch.Tensor, batch: Batch) -> BatchLoss:
         """The whole batch's loss from this process's vectors, [b, D] and [t, D]; differentiable in them and in the

@@ -104,6 +104,8 @@ def prepare(
         neighbours=_neighbours(recipe, checkpoint, train, data, folder, say, resume=resume),
         features=features[0],
     )
+    if distributed.world() > 1:
+        batches.show_only(distributed.share)
     pairs = None if held_out is None else _held_out(held_out, tokenizer, features[1])
     used = batches.used_ids if pairs is None else np.union1d(batches.used_ids, pairs.tokens)
     vocabulary = narrow(checkpoint.model, used)

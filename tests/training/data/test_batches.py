@@ -368,7 +368,8 @@ def test_settings_that_fight_are_refused() -> None:
 
 def test_one_process_of_several_gets_its_share_of_the_pictures_and_all_texts() -> None:
     def batches() -> Batches:
-        return made(captioned(12), augmentation={"brightness": 0.5}, captions_per_image=2)[0]
+        data = captioned([[f"one {row}", f"two {row}"] for row in range(12)])
+        return made(data, augmentation={"brightness": 0.5}, captions_per_image=2)[0]
 
     whole, first, second = batches(), batches(), batches()
     first.show_only(lambda count: slice(0, count // 2))
