@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FAISS ?= cpu
 
-.PHONY: help demo test check format test-slow test-fault test-gpu test-interchange test-realdata test-k8s manifests image-check check-policy sbom test-floors api bench-serving bench-search bench-gpu clean
+.PHONY: help demo test check format test-slow test-fault test-gpu test-interchange test-realdata test-k8s manifests image-check check-policy sbom test-floors api bench-serving bench-search bench-training bench-gpu clean
 
 help:  ## show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -102,7 +102,13 @@ bench-serving: $(VENV)/.dev  ## service against Infinity and the machine's ceili
 bench-search: $(VENV)/.dev  ## index plans beside plain FAISS at 100 k and 1 M; 10 minutes; set SIGHTLINE_TEST_DATA
 	$(BIN)/python -m benchmarks.search --rows 100000 --rows 1000000 --out build/bench-search $(BENCH)
 
-bench-gpu: $(VENV)/.dev  ## the same on a GPU, ViT-B/32 and ViT-L/14
+bench-training: $(VENV)/.dev  ## training: published shapes, costs, and open_clip's trainer where SIGHTLINE_TEST_DATA is set; an hour
+	$(BIN)/python -m benchmarks.training.world --out build/bench-training $(BENCH)
+	$(BIN)/python -m benchmarks.training.costs --out build/bench-training $(BENCH)
+	if [ -n "$$SIGHTLINE_TEST_DATA" ]; then $(BIN)/python -m benchmarks.training.photos --data "$$SIGHTLINE_TEST_DATA/flickr8k" --out build/bench-training $(BENCH); fi
+
+bench-gpu: $(VENV)/.dev  ## on a GPU: serving ViT-B/32 and ViT-L/14, training B/32, B/16 and L/14
+	$(BIN)/python -m benchmarks.training.gpu --out build/bench-gpu $(BENCH)
 	$(BIN)/python -m benchmarks.serving --out build/bench-gpu --device cuda --model ViT-B-32 --model ViT-L-14 --clients 192 $(BENCH)
 
 clean:  ## remove the virtual environment and caches

@@ -61,7 +61,8 @@ def _measure(model: str, options: argparse.Namespace, out: Path) -> dict[str, An
         "tried": {one.name(): rate for one, rate in rates.items()},
     }  # fmt: skip
     for number in range(1 if options.quick else options.rounds):
-        found["ours"].append(ours.measure_ours(model, batch_size, options.micro_batch, steps, 10).as_json())
+        speed = ours.measure_ours(model, batch_size, options.micro_batch, steps, 10, torch.device("cuda"))
+        found["ours"].append(speed.as_json())
         torch.cuda.empty_cache()
         if number:
             found["theirs"].append(theirs.measure_theirs(model, batch_size, steps, best, out))

@@ -40,9 +40,10 @@ class Speed:
         return dict(vars(self))
 
 
-def measure_ours(architecture: str, batch_size: int, micro_batch: int | None, steps: int, warm_up: int) -> Speed:
+def measure_ours(
+    architecture: str, batch_size: int, micro_batch: int | None, steps: int, warm_up: int, device: torch.device
+) -> Speed:
     """Whole steps in bf16: pixels to the GPU, both towers, loss, gradients, clipping, AdamW."""
-    device = torch.device("cuda")
     checkpoint = load_checkpoint(parse_spec(f"{architecture}:random"))
     model = checkpoint.model
     objective = Objective(model, checkpoint.pixels.mean, checkpoint.pixels.std, precision="bf16").to(device)
@@ -68,14 +69,17 @@ def measure_ours(architecture: str, batch_size: int, micro_batch: int | None, st
         flops *= 3 / 4  # the second forward pass is not the model's
     for number in range(warm_up):
         step(number)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     for number in range(steps):
         step(number)
-    torch.cuda.synchronize()
+    if on_gpu:
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    return Speed(steps * batch_size / seconds, flops, torch.cuda.max_memory_allocated())
+    return Speed(steps * batch_size / seconds, flops, torch.cuda.max_memory_allocated() if on_gpu else 0)
 
 
 def peak_flops(name: str) -> float | None:

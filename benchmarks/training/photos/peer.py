@@ -23,7 +23,6 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,8 +157,3 @@ def candidates(settings: PeerSettings, num_cores: int) -> list[PeerSettings]:
     workers = sorted({1, num_cores, 2 * num_cores})
     found = [replace(settings, workers=count, precision="amp_bf16") for count in workers]
     return [*found, replace(settings, workers=1, precision="fp32"), replace(settings, dataset="webdataset", workers=1)]
-
-
-def fastest(rates: Sequence[tuple[PeerSettings, float]]) -> PeerSettings:
-    """The settings with the highest rate."""
-    return max(rates, key=lambda pair: pair[1])[0]

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.indexing.watch import Watched
 from benchmarks.training.photos import ours, peer
 from benchmarks.training.photos.data import Photos, write_table, write_tars
 from benchmarks.training.photos.peer import PeerJob, PeerSettings
 from training.recipe import Recipe, read_recipe
 
 PROBE_STEPS = 30
+OURS = "sightline train"
 Say = Callable[[str], None]
 
 
@@ -28,6 +30,14 @@ class Place:
     recipe_path: Path
     recipe: Recipe
     photos: Photos
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Pairs/s in the steady state, and seconds of the command that are not steps."""
+
+    rate: float
+    around_seconds: float
 
 
 @dataclass(frozen=True)
@@ -60,35 +70,19 @@ def epochs_for(pairs: int, num_rows: int, batch_size: int) -> tuple[int, int]:
 def make_plan(place: Place, settings: PeerSettings, seconds: float, num_cores: int, say: Say) -> Plan:
     """Try the peer's settings and our recipe for ``PROBE_STEPS`` each, choose its fastest, and fill the seconds.
 
-    The measured rates go to ``plan.json`` beside the plan. Raises CommandFailed.
+    Finished probes are kept in ``probes.jsonl``, the plan in ``plan.json``. Raises CommandFailed.
     """
-    rates: list[tuple[PeerSettings, float]] = []
-    around: dict[str, float] = {}
-    for candidate in peer.candidates(settings, num_cores):
-        name = candidate.name()
-        job = peer_job(place, candidate, PROBE_STEPS * candidate.batch_size, 1, 0, f"probe-{len(rates)}", 1)
-        watched = peer.run_peer(place.recipe, candidate, job, place.out, place.out / f"{job.name}.log")
-        text = (place.out / f"{job.name}.log").read_text(encoding="utf-8", errors="replace")
-        rate = peer.pairs_per_second(text, candidate.batch_size)
-        around[name] = watched.seconds - job.num_rows / rate
-        rates.append((candidate, rate))
-        shutil.rmtree(place.out / "logs" / job.name, ignore_errors=True)
-        say(f"open_clip, {name}: {rate:.0f} pairs/s, {around[name]:.1f} s around it")
-    chosen = peer.fastest(rates)
-    peer_rate = {one.name(): rate for one, rate in rates}[chosen.name()]
-    our_rate, our_around = _probe_ours(place)
-    say(f"sightline train: {our_rate:.0f} pairs/s, {our_around:.1f} s around it")
-    batch_size = place.recipe.training.batch_size
-    peer_steps = steps_for(seconds, around[chosen.name()], peer_rate, chosen.batch_size)
+    tried = {one.name(): one for one in peer.candidates(settings, num_cores)}
+    probes = {name: _probe(place, name, one, say) for name, one in tried.items()}
+    mine = _probe(place, OURS, None, say)
+    name = max(probes, key=lambda one: probes[one].rate)
+    chosen, batch_size = tried[name], place.recipe.training.batch_size
+    peer_steps = steps_for(seconds, probes[name].around_seconds, probes[name].rate, chosen.batch_size)
     rows, epochs = epochs_for(peer_steps * chosen.batch_size, len(place.photos.pairs), chosen.batch_size)
-    plan = Plan(seconds, steps_for(seconds, our_around, our_rate, batch_size), rows, epochs, chosen)
-    figures = {
-        "peer": [
-            {**one.as_json(), "pairs_per_second": rate, "around_seconds": around[one.name()]} for one, rate in rates
-        ],
-        "ours": {"pairs_per_second": our_rate, "around_seconds": our_around},
-    }  # fmt: skip
-    write_plan(plan, place.out / "plan.json", figures)
+    plan = Plan(seconds, steps_for(seconds, mine.around_seconds, mine.rate, batch_size), rows, epochs, chosen)
+    write_plan(
+        plan, place.out / "plan.json", {**{name: asdict(one) for name, one in probes.items()}, OURS: asdict(mine)}
+    )
     return plan
 
 
@@ -126,9 +120,31 @@ def open_place(out: Path, data: str, recipe_path: Path, photos: Photos) -> Place
     return Place(out, data, recipe_path, read_recipe(str(recipe_path)), photos)
 
 
-def _probe_ours(place: Place) -> tuple[float, float]:
+def _probe(place: Place, name: str, settings: PeerSettings | None, say: Say) -> Probe:
+    """The rate of one side (without settings: ours) and what it spends around its steps, measured once."""
+    path = place.out / "probes.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    known = {line["name"]: Probe(line["rate"], line["around_seconds"]) for line in map(json.loads, lines)}
+    if name not in known:
+        rate, watched, num_pairs = _measure_ours(place) if settings is None else _measure_peer(place, settings)
+        known[name] = Probe(round(rate, 1), round(watched.seconds - num_pairs / rate, 1))
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, **asdict(known[name])}) + "\n")
+    say(f"{name}: {known[name].rate:.0f} pairs/s, {known[name].around_seconds:.1f} s around it")
+    return known[name]
+
+
+def _measure_peer(place: Place, settings: PeerSettings) -> tuple[float, Watched, int]:
+    job = peer_job(place, settings, PROBE_STEPS * settings.batch_size, 1, 0, "probe", 1)
+    log = place.out / "probe.log"
+    watched = peer.run_peer(place.recipe, settings, job, place.out, log)
+    shutil.rmtree(place.out / "logs" / job.name, ignore_errors=True)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    return peer.pairs_per_second(text, settings.batch_size), watched, job.num_rows
+
+
+def _measure_ours(place: Place) -> tuple[float, Watched, int]:
     recipe = ours.write_recipe(place.recipe_path, place.out / "probe.toml", num_steps=PROBE_STEPS, seed=0)
-    bundle = place.out / "probe"
-    watched = ours.run_ours(recipe, place.data, bundle, place.out / "probe-ours.log")
-    rate = ours.pairs_per_second(ours.log_of(bundle), place.recipe.training.batch_size)
-    return rate, watched.seconds - PROBE_STEPS * place.recipe.training.batch_size / rate
+    watched = ours.run_ours(recipe, place.data, place.out / "probe-ours", place.out / "probe-ours.log")
+    batch_size = place.recipe.training.batch_size
+    return ours.pairs_per_second(ours.log_of(place.out / "probe-ours"), batch_size), watched, PROBE_STEPS * batch_size

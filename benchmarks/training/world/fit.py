@@ -72,9 +72,11 @@ def fit(
     kind = recipe.objective.kind_for(has_bias=getattr(model, "logit_bias", None) is not None)
     temperature = Temperature(recipe.objective.temperature, model, kind=kind, num_steps=num_steps)
     emas = {"teacher": Ema(model, distillation.ema_decay, warm_up=True)} if distillation.alpha else {}
-    teacher = mean_teacher(checkpoint, emas["teacher"], precision="fp32") if emas else None
+    teacher = mean_teacher(checkpoint, emas["teacher"], precision=training.precision) if emas else None
     pixels = checkpoint.pixels
-    objective = Objective(model, pixels.mean, pixels.std, recipe.objective, teacher=teacher)
+    objective = Objective(
+        model, pixels.mean, pixels.std, recipe.objective, precision=training.precision, teacher=teacher
+    )
     if criterion is not None:
         objective.criterion = criterion  # type: ignore[assignment]
     seen: list[Step] = []
