@@ -52,7 +52,7 @@ _NO_PLACE = re.compile(
     r"fire|foot|edge|phone|tv|television)\b",
     re.IGNORECASE,
 )
-_NAMES = sorted({*FLIPPED, *SAME, *ASYMMETRIC, *ACTIONS}, key=lambda name: -len(name))
+_NAMES = sorted({*FLIPPED, *SAME, *ASYMMETRIC, *ACTIONS}, key=lambda name: (-len(name), name))
 _VERB = rf"(?:(?:is|are|was|were)\s+)?(?:(?!(?:{'|'.join(sorted(NOUNS_IN_ING))})\b)\w+ing\s+)?"
 _BETWEEN = re.compile(rf"\s+{_VERB}(?:to the\s+|on the\s+)?(?:{'|'.join(_NAMES)})\s+(?=\w)", re.IGNORECASE)
 

@@ -15,7 +15,7 @@ _AT_SIDE = re.compile(
 )
 _PLURAL = re.compile(r"(?<=[^s])s$")
 _RELATIONS = sorted(
-    {*FLIPPED, *SAME, *SYMMETRIC, *ACTIONS, *ASYMMETRIC, "between"} - {"and"}, key=lambda name: -len(name)
+    {*FLIPPED, *SAME, *SYMMETRIC, *ACTIONS, *ASYMMETRIC, "between"} - {"and"}, key=lambda name: (-len(name), name)
 )
 _RELATION = re.compile(rf"\b(?:{'|'.join(_RELATIONS)})\b")
 _PARTS = re.compile(r"\band\b|,|;|\bwhile\b|\bbut\b")
