@@ -54,7 +54,7 @@ def home(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for old, new in SMALLER.items():
         assert old in recipe
         recipe = recipe.replace(old, new)
-    (home / "fine-tune.toml").write_text(recipe)
+    (home / "my-photos.toml").write_text(recipe)
     with contextlib.chdir(home):
         for block in blocks(GUIDE, "bash"):
             follow(block, tiny_bundle)
