@@ -82,6 +82,26 @@ def test_a_preset_trains_and_open_clip_loads_what_it_gives(name: str, world: Pat
         assert finished.manifest.same_images_as is None
 
 
+def test_locked_image_tuning_is_the_same_with_and_without_the_cache(world: Path, bases: Path, tmp_path: Path) -> None:
+    recipe = small(
+        "lit", str(bases / "resnet")
+    )  # its batch norms would drift if the tower were not locked in eval mode
+    assert recipe.training.cache_features
+    plain = recipe.model_copy(update={"training": recipe.training.model_copy(update={"cache_features": False})})
+    curves = []
+    for name, one in (("cached", recipe), ("plain", plain)):
+        train_bundle(one, str(world), tmp_path / name, device="cpu", num_threads=1)
+        lines = (tmp_path / f"{name}.training" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        curves.append([json.loads(line)["loss"] for line in lines])
+    assert len(curves[0]) == 2
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+    states = [
+        load_encoder(str(tmp_path / n), device="cpu", precision="fp32").checkpoint.model for n in ("cached", "plain")
+    ]
+    cached, plain_state = (model.state_dict() for model in states)
+    assert all(torch.allclose(cached[name].float(), plain_state[name].float(), atol=1e-5) for name in cached)
+
+
 def test_a_preset_can_start_from_another_encoder() -> None:
     recipe = starting_from(read_recipe("lora"), "my-bundle")
     assert recipe.model.encoder == "my-bundle"
