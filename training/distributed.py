@@ -6,7 +6,8 @@ processes and keeps the own share; averaging the parameters' gradients over the 
 process would have computed, for the towers and for the scalars of the loss alike: a tower's gradient is N times its
 share, summed over N shares and divided by N; a scalar's is the whole gradient N times, divided by N.
 
-``torch.distributed.all_gather`` alone has no gradient: a loss over its result does not train the towers.
+``torch.distributed.all_gather`` alone has no gradient: a loss over its result does not train the towers. Batch norm is
+not a function of one row, so a tower that has it normalises over its process's share.
 
 Without torchrun there is one process, and every function here does nothing.
 """
@@ -47,7 +48,9 @@ def processes(device: torch.device) -> Iterator[torch.device]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield device
     finally:
@@ -102,14 +105,6 @@ def copy_from_first(module: nn.Module) -> None:
     if world() > 1:
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.detach(), src=0)
-
-
-def tell_all(value: Any) -> Any:
-    """Number 0's value (plain data) for every process."""
-    box = [value]
-    if world() > 1:
-        dist.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 def _share(count: int, of_rank: int) -> slice:

@@ -110,7 +110,7 @@ def prepare(
     used = batches.used_ids if pairs is None else np.union1d(batches.used_ids, pairs.tokens)
     vocabulary = narrow(checkpoint.model, used)
     captions = [text for several in train.captions for text in several]
-    tokens = tokenize(tokenizer, captions)
+    tokens = batches.caption_tokens
     if vocabulary is not None:
         batches.renumber(vocabulary.compact)
         tokens = vocabulary.compact(tokens)

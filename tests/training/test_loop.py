@@ -182,6 +182,24 @@ def test_the_running_mean_can_be_exported(world: Path, tmp_path: Path) -> None:
     assert torch.allclose(one["visual.proj"], other["visual.proj"], atol=0.02)  # near, because the last steps are small
 
 
+def test_adapters_their_running_mean_and_their_teacher_go_together(world: Path, tmp_path: Path) -> None:
+    from training.model import build_checkpoint
+
+    tables = '\n[adapters.lora]\nrank = 2\n\n[objective.distillation]\nalpha = 0.3\n\n[export]\nweights = "ema"\n'
+    chosen = recipe(tables, ema_decay=0.5, micro_batch_size=4)
+    start = build_checkpoint(chosen).model.state_dict()
+    with pytest.raises(Cut):
+        run(chosen, world, tmp_path / "b", on_step=cut_at(5))
+    finished = run(chosen, world, tmp_path / "b", resume=True)
+    (stage,) = finished.stages
+    assert stage.settings.train == ("adapters",) and 0 < stage.num_trained < stage.num_frozen
+    end = weights(tmp_path / "b")
+    assert end.keys() == start.keys()  # merged: an ordinary open_clip model
+    moved = {name for name, tensor in start.items() if not torch.allclose(tensor, end[name], rtol=0, atol=1e-7)}
+    assert "visual.transformer.resblocks.0.attn.in_proj_weight" in moved
+    assert not any("ln_" in name or "embedding" in name for name in moved)
+
+
 def test_gradient_checkpointing_trains_the_same_encoder(world: Path, tmp_path: Path) -> None:
     run(recipe(), world, tmp_path / "a")
     run(recipe(gradient_checkpointing=True), world, tmp_path / "b")

@@ -89,6 +89,11 @@ class Batches:
         self._share: Callable[[int], slice] | None = None
 
     @property
+    def caption_tokens(self) -> Tokens:
+        """Token ids int64 [T, L] of the captions of all pictures one after the other, as the tokenizer gave them."""
+        return self._tokens
+
+    @property
     def used_ids(self) -> Tokens:
         """Every token id that batches may hold, ascending: what a narrowed vocabulary must keep."""
         return np.unique(self._tokens) if self._texts is None else self._texts.used_ids
