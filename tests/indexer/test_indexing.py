@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +60,25 @@ def collection(path: Path, captions: bool = True) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def untuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection with one generation, searched exactly. Not to be changed."""
+    return collection(tmp_path_factory.mktemp("untuned") / "photos")
+
+
+@pytest.fixture(scope="module")
+def tuned(untuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A collection whose second generation has inverted lists. Not to be changed."""
-    path = collection(tmp_path_factory.mktemp("tuned") / "photos")
+    path = tmp_path_factory.mktemp("tuned") / "photos"
+    shutil.copytree(untuned, path)
     optimise(path, IndexOptions(plan="ivf-sq8"))
     return path
+
+
+@pytest.fixture
+def photos(untuned: Path, tmp_path: Path) -> Path:
+    """A copy of the collection with one generation, to be changed."""
+    shutil.copytree(untuned, tmp_path / "photos")
+    return tmp_path / "photos"
 
 
 def test_the_new_generation_shares_its_shards_and_keeps_everything_else(tuned: Path) -> None:
@@ -121,26 +136,25 @@ def test_memory_is_counted_by_plan(tuned: Path) -> None:
     assert lists < exact
 
 
-def test_damage_is_found_before_faiss_reads_it(tmp_path: Path) -> None:
-    path = collection(tmp_path / "photos")
-    optimise(path, IndexOptions(plan="codes"))
-    file = path / "gen-000002" / "index" / "images.faiss"
+def test_damage_is_found_before_faiss_reads_it(photos: Path) -> None:
+    optimise(photos, IndexOptions(plan="codes"))
+    file = photos / "gen-000002" / "index" / "images.faiss"
     whole = file.read_bytes()
     generator = np.random.default_rng(0)
     for place in [*range(0, 64), *generator.integers(0, len(whole), 64).tolist(), len(whole) - 1]:
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(IndexUnusable, match="sightline index optimise"):
-            open_index(open_collection(path, verify=False), "images")
+            open_index(open_collection(photos, verify=False), "images")
     file.write_bytes(whole[:-1])
     with pytest.raises(IndexUnusable, match="changed"):
-        open_index(open_collection(path), "images")
+        open_index(open_collection(photos), "images")
     file.unlink()
     with pytest.raises(IndexUnusable, match="missing"):
-        open_index(open_collection(path), "images")
+        open_index(open_collection(photos), "images")
     with pytest.raises(IndexUnusable, match="sightline index optimise"):
-        verify_collection(path)
-    assert optimise(path, IndexOptions(plan="codes")).generation == "gen-000003"  # as the sentence says
-    verify_collection(path)
+        verify_collection(photos)
+    assert optimise(photos, IndexOptions(plan="codes")).generation == "gen-000003"  # as the sentence says
+    verify_collection(photos)
 
 
 def test_the_index_of_other_vectors_is_refused(tmp_path: Path, tuned: Path) -> None:
@@ -154,11 +168,10 @@ def test_the_index_of_other_vectors_is_refused(tmp_path: Path, tuned: Path) -> N
         record_of(index, "images")
 
 
-def test_plans_for_a_gpu_work_without_one(tmp_path: Path) -> None:
-    path = collection(tmp_path / "photos")
-    optimise(path, IndexOptions(plan="gpu-ivf"))
-    optimise(path, IndexOptions(plan="gpu-exact"))
-    lists, exact = (open_index(open_collection(path, name), "images") for name in ("gen-000002", "gen-000003"))
+def test_plans_for_a_gpu_work_without_one(photos: Path) -> None:
+    optimise(photos, IndexOptions(plan="gpu-ivf"))
+    optimise(photos, IndexOptions(plan="gpu-exact"))
+    lists, exact = (open_index(open_collection(photos, name), "images") for name in ("gen-000002", "gen-000003"))
     assert not lists.capabilities.exact and exact.capabilities.exact
     query = unit(1, 4)
     allowed = np.arange(ROWS) % 7 == 0
@@ -177,10 +190,9 @@ def test_a_gpu_without_room_leaves_it_to_the_cpu(tuned: Path, monkeypatch: pytes
     assert type(open_index(generation, "images")) is ApproximateIndex
 
 
-def test_lists_on_disk_are_mapped_and_answer_alike(tmp_path: Path) -> None:
-    path = collection(tmp_path / "photos")
-    assert record_of(optimise(path, IndexOptions(plan="ivf-disk")).index, "images").plan == "ivf-disk"
-    index, exact = (open_index(open_collection(path, name), "images") for name in ("gen-000002", "gen-000001"))
+def test_lists_on_disk_are_mapped_and_answer_alike(photos: Path) -> None:
+    assert record_of(optimise(photos, IndexOptions(plan="ivf-disk")).index, "images").plan == "ivf-disk"
+    index, exact = (open_index(open_collection(photos, name), "images") for name in ("gen-000002", "gen-000001"))
     assert isinstance(index, ApproximateIndex)
     queries = unit(20, 8, 0.4)
     found, truth = index.search(queries, 10).rows.tolist(), exact.search(queries, 10).rows.tolist()
@@ -198,26 +210,24 @@ def test_without_captions_pictures_are_the_queries_and_it_says_so(tmp_path: Path
     assert open_index(open_collection(path), "captions").num_rows == 0
 
 
-def test_auto_stays_exact_where_exact_is_fast(tmp_path: Path) -> None:
-    path = collection(tmp_path / "photos")
+def test_auto_stays_exact_where_exact_is_fast(photos: Path) -> None:
     said: list[str] = []
-    manifest = optimise(path, IndexOptions(), said.append)
+    manifest = optimise(photos, IndexOptions(), said.append)
     assert record_of(manifest.index, "images").plan == "exact"
     assert "fast enough" in record_of(manifest.index, "images").reason
-    manifest = optimise(path, IndexOptions(target_ms=20), said.append)
+    manifest = optimise(photos, IndexOptions(target_ms=20), said.append)
     assert "within the target" in record_of(manifest.index, "images").reason  # now it was measured
-    assert not said and not (path / "gen-000003" / "index").exists()
+    assert not said and not (photos / "gen-000003" / "index").exists()
 
 
-def test_bad_wishes_are_refused_and_leave_nothing(tmp_path: Path) -> None:
-    path = collection(tmp_path / "photos")
+def test_bad_wishes_are_refused_and_leave_nothing(photos: Path) -> None:
     for options, words in (
         (IndexOptions(plan="magic"), "choose one of"),
         (IndexOptions(recall_target=1.5), "at most 1"),
     ):
         with pytest.raises(QueryError, match=words):
-            optimise(path, options)
-    assert sorted(p.name for p in path.iterdir()) == ["CURRENT", "gen-000001"]
+            optimise(photos, options)
+    assert sorted(p.name for p in photos.iterdir()) == ["CURRENT", "gen-000001"]
 
 
 def test_the_commands(tuned: Path) -> None:

@@ -16,16 +16,18 @@ from sightline.sources import open_source
 from tests.indexer.plain import CREATED, PlainEncoder, build_plain, digests, draw_folder, plain_options
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return draw_folder(tmp_path / "pictures")
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pictures; not to be changed."""
+    return draw_folder(tmp_path_factory.mktemp("source") / "pictures")
 
 
-@pytest.fixture
-def expected(source: Path, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The bytes of an uninterrupted run."""
-    build_plain(source, tmp_path / "expected")
-    return digests(tmp_path / "expected")
+    out = tmp_path_factory.mktemp("expected") / "out"
+    build_plain(source, out)
+    return digests(out)
 
 
 class Stop:
@@ -105,8 +107,8 @@ def test_shards_give_the_bytes_of_a_local_run(
     assert digests(out) == expected
 
 
-def test_a_shard_after_the_publication_does_nothing(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_a_shard_after_the_publication_does_nothing(tmp_path: Path) -> None:
+    source, out = draw_folder(tmp_path / "pictures", 20), tmp_path / "out"
 
     def encode(index: int) -> int:
         encoder = PlainEncoder()
