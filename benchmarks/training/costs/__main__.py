@@ -1,7 +1,7 @@
 """``python -m benchmarks.training.costs --out DIR``: what gradient caching, cached features and evaluation cost.
 
-Writes ``costs.json`` and ``costs.md``; ``--only`` measures a part. Exit codes: 0 every bar is met (or ``--quick``,
-which only proves the path), 1 a bar is missed.
+Writes ``costs.json`` and ``costs.md``; ``--only`` measures a part and keeps the others' figures. Exit codes: 0 every bar
+is met (or ``--quick``, which only proves the path), 1 a bar is missed.
 """
 
 from __future__ import annotations
@@ -28,38 +28,52 @@ def main() -> int:
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     rounds = 1 if options.quick else options.rounds
-    bars: list[Bar] = []
-    rows: list[str] = []
-    raw: dict[str, Any] = {"machine": describe_machine()}
+    path = out / "costs.json"
+    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    raw["machine"] = describe_machine()
     neighbours = Neighbours()
-    if "caching" in options.only:
-        batch_size, micro_batch = (16, 4) if options.quick else (options.batch_size, options.micro_batch)
-        raw["caching"] = measure_caching(batch_size, micro_batch, rounds)
-        bars.append(caching_bar(raw["caching"]))
-        rows.append(caching_row(raw["caching"]))
-    if "locked" in options.only:
-        architecture = "ViT-B-32" if options.quick else ARCHITECTURE
-        raw["locked"] = measure_locked(4 if options.quick else 16, rounds, architecture)
-        bars.append(locked_bar(raw["locked"]))
-        rows.append(locked_row(raw["locked"]))
-    if "evaluating" in options.only:
-        raw["evaluating"] = measure_evaluating(rounds)
-        bars += evaluating_bars(raw["evaluating"])
-        rows.append(evaluating_row(raw["evaluating"]))
+    for part in options.only:
+        print(f"measuring: {part}", file=sys.stderr, flush=True)
+        raw[part] = _measure(part, options, rounds)
+        path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    bars, rows = _judge(raw)
     usage = neighbours.usage()
-    rows.append(f"Other work took {usage.other_cores + usage.stolen_cores:.2f} cores meanwhile.")
+    rows.append(
+        f"Other work took {usage.other_cores + usage.stolen_cores:.2f} cores while the last of them was measured."
+    )
     machine = ", ".join(f"{key} {value}" for key, value in raw["machine"].items())
     text = "\n\n".join(["## What parts of training cost", f"Machine: {machine}.", table(bars), *rows]) + "\n"
-    raw |= {
-        "bars": [bar.as_json() for bar in bars],
-        "other_cores": usage.other_cores,
-        "stolen_cores": usage.stolen_cores,
-    }
-    (out / "costs.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    raw |= {"bars": [bar.as_json() for bar in bars], "other_cores": usage.other_cores + usage.stolen_cores}
+    path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     (out / "costs.md").write_text(text, encoding="utf-8")
     print(text)
     print(f"{sum(bar.met for bar in bars)} of {len(bars)} bars met. Figures: {out}")
     return 0 if options.quick or all(bar.met for bar in bars) else MISSED
+
+
+def _measure(part: str, options: argparse.Namespace, rounds: int) -> Any:
+    if part == "caching":
+        batch_size, micro_batch = (16, 4) if options.quick else (options.batch_size, options.micro_batch)
+        return measure_caching(batch_size, micro_batch, rounds)
+    if part == "locked":
+        return measure_locked(4 if options.quick else 16, rounds, "ViT-B-32" if options.quick else ARCHITECTURE)
+    return measure_evaluating(rounds)
+
+
+def _judge(raw: dict[str, Any]) -> tuple[list[Bar], list[str]]:
+    """Bars and sentences of all parts that are measured, now or before."""
+    bars: list[Bar] = []
+    rows: list[str] = []
+    if "caching" in raw:
+        bars.append(caching_bar(raw["caching"]))
+        rows.append(caching_row(raw["caching"]))
+    if "locked" in raw:
+        bars.append(locked_bar(raw["locked"]))
+        rows.append(locked_row(raw["locked"]))
+    if "evaluating" in raw:
+        bars += evaluating_bars(raw["evaluating"])
+        rows.append(evaluating_row(raw["evaluating"]))
+    return bars, rows
 
 
 def _parser() -> argparse.ArgumentParser:

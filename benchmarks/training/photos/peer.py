@@ -1,7 +1,8 @@
 """open_clip's own trainer (``open_clip_train.main`` of the installed open_clip_torch) as a user would run it.
 
 Checked on open_clip_torch 3.3.0. Its trainer imports webdataset and braceexpand, which the package does not ask for:
-they are installed into a folder of their own, so that both sides compute with the same torch.
+they are installed into a folder of their own, so that both sides compute with the same torch. (It fails with webdataset
+1.0, which names a key differently.)
 
 What it does and offers on a CPU:
 
@@ -31,7 +32,7 @@ from benchmarks.indexing.watch import CommandFailed, Watched, watch
 from training.model import build_checkpoint
 from training.recipe import Recipe
 
-REQUIREMENTS = {"webdataset": "webdataset==1.0.2", "braceexpand": "braceexpand==0.1.7", "pandas": "pandas"}
+REQUIREMENTS = {"webdataset": "webdataset==0.2.86", "braceexpand": "braceexpand==0.1.7", "pandas": "pandas"}
 MODEL_NAME = "benchmark"
 _START = (
     "import sys, open_clip; open_clip.add_model_config(sys.argv[1]); from open_clip_train.main import main; "

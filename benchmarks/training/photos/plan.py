@@ -16,7 +16,7 @@ from benchmarks.training.photos.data import Photos, write_table, write_tars
 from benchmarks.training.photos.peer import PeerJob, PeerSettings
 from training.recipe import Recipe, read_recipe
 
-PROBE_STEPS = 30
+PROBE_STEPS = 40
 OURS = "sightline train"
 Say = Callable[[str], None]
 

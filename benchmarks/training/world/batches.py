@@ -27,6 +27,15 @@ class Tokenised:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def joined_with_first(self, num: int, other: Tokenised) -> Tokenised:
+        """These pictures and the first ``num`` of another set."""
+        return Tokenised(
+            np.concatenate([self.pixels, other.pixels[:num]]),
+            np.concatenate([self.captions, other.captions[:num]]),
+            np.concatenate([self.swaps, other.swaps[:num]]),
+            np.concatenate([self.has_swap, other.has_swap[:num]]),
+        )
+
     def with_wrong_captions(self, share: float, seed: int) -> Tokenised:
         """The captions of this share of the pictures dealt among them, so that they are another picture's."""
         rng = np.random.default_rng([seed, 30])
