@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from service.encoding.wakeups import PER_TURN
 from service.metrics import Metrics
 from service.threads import DaemonPool
 from sightline.errors import NotReady, ShuttingDown
@@ -192,7 +193,10 @@ def _deliver(questions: Sequence[_Question]) -> None:
 
 
 def _settle(questions: Sequence[_Question]) -> None:
-    for question in questions:
+    """Wake those who ask, a few in each turn of the loop (see ``service.encoding.wakeups``)."""
+    if len(questions) > PER_TURN:
+        asyncio.get_running_loop().call_soon(_settle, questions[PER_TURN:])
+    for question in questions[:PER_TURN]:
         if question.answer.done():
             continue
         if question.error is not None:

@@ -31,6 +31,7 @@ from typing import Any
 from service.context import deadline_exceeded
 from service.encoding.admission import Admission
 from service.encoding.lanes import Ceiling, Item, Lane, Lanes, Modality, Vectors
+from service.encoding.wakeups import Wakeups
 from service.encoding.workers import Encode, Workers, not_ready
 from service.metrics import Metrics
 from sightline.errors import Overloaded, SightlineError
@@ -80,6 +81,7 @@ class Batcher:
         self._clock = clock
         self._wake = threading.Condition()
         self._lanes = Lanes(encode, limits.bulk_patience_seconds)
+        self._wakeups: Wakeups | None = None
         self._admission = Admission(limits.capacity_units, limits.min_units, limits.queue_seconds, metrics, clock)
         self._workers = Workers(
             encode, self._lanes, {modality: Ceiling(limits.max_batch[modality]) for modality in encode}, self._wake,
@@ -176,12 +178,38 @@ class Batcher:
         items = self.submit(modality, payloads, lane=lane, deadline=deadline)
         try:
             async with asyncio.timeout(deadline - self._clock()):
-                await _all_done(items)
+                await self._all_done(items)
         except TimeoutError:
             pass  # items without a result are expired
         finally:
             self._withdraw(modality, items)
         return [_outcome(item) for item in items]
+
+    async def _all_done(self, items: list[Item]) -> None:
+        """Wait until every item is done, waking the event loop once, not once for each item."""
+        loop = asyncio.get_running_loop()
+        if self._wakeups is None or self._wakeups.loop is not loop:
+            self._wakeups = Wakeups(loop)
+        wakeups = self._wakeups
+        everything = loop.create_future()
+        lock = threading.Lock()
+        left = len(items)
+
+        def finish() -> None:
+            if not everything.done():
+                everything.set_result(None)
+
+        def count(_: Future[Vectors]) -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                last = left == 0
+            if last:
+                wakeups.soon(finish)
+
+        for item in items:
+            item.future.add_done_callback(count)
+        await everything
 
     def _withdraw(self, modality: Modality, items: list[Item]) -> None:
         """Cancel what is not done and free its place in the queue."""
@@ -210,28 +238,3 @@ def _outcome(item: Item) -> Vectors | SightlineError:
         return item.future.result()
     assert isinstance(error, SightlineError)
     return error
-
-
-async def _all_done(items: list[Item]) -> None:
-    """Wait until every item is done, waking the event loop once, not once for each item."""
-    loop = asyncio.get_running_loop()
-    everything = loop.create_future()
-    lock = threading.Lock()
-    left = len(items)
-
-    def finish() -> None:
-        if not everything.done():
-            everything.set_result(None)
-
-    def count(_: Future[Vectors]) -> None:
-        nonlocal left
-        with lock:
-            left -= 1
-            last = left == 0
-        if last:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(finish)
-
-    for item in items:
-        item.future.add_done_callback(count)
-    await everything
