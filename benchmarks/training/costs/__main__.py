@@ -1,7 +1,7 @@
 """``python -m benchmarks.training.costs --out DIR``: what gradient caching, cached features and evaluation cost.
 
-Writes ``costs.json`` and ``costs.md``; ``--only`` measures a part and keeps the others' figures. Exit codes: 0 every bar
-is met (or ``--quick``, which only proves the path), 1 a bar is missed.
+Writes ``costs.json`` and ``costs.md``; ``--only`` measures a part and keeps the others' figures. Exit codes: 0 every
+bar is met (or ``--quick``, which only proves the path), 1 a bar is missed.
 """
 
 from __future__ import annotations
