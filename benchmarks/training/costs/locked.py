@@ -30,8 +30,8 @@ EPOCH = 10_000
 def measure_locked(batch_size: int, rounds: int, architecture: str = ARCHITECTURE) -> dict[str, Any]:
     """Seconds of whole steps of LiT, the image tower locked and the text tower trained, on the same pictures.
 
-    Both in fp32, as the features are, which the product's own cache makes: once, before the first step. (On the CPU of
-    docs/benchmarks.md the untrained L/14 tower took four times as long under autocast to bf16: the ratio would flatter.)
+    Both in fp32, as the features are; the product's own cache makes them once, before the first step. (On the CPU of
+    docs/benchmarks.md a step with the locked L/14 tower took four times as long in bf16: that ratio would flatter.)
     """
     checkpoint = load_checkpoint(parse_spec(f"{architecture}:random"))
     model = checkpoint.model

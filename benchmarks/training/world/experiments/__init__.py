@@ -8,4 +8,4 @@ from benchmarks.training.world.experiments.swaps import SWAPS
 from benchmarks.training.world.experiments.temperature import TEMPERATURE
 from benchmarks.training.world.shapes import Experiment
 
-EXPERIMENTS: tuple[Experiment, ...] = (TEMPERATURE, BATCH_SIZES_EXPERIMENT, SWAPS, SHIFT, NOISE, COLLAPSE)
+EXPERIMENTS: tuple[Experiment, ...] = (SWAPS, SHIFT, TEMPERATURE, COLLAPSE, NOISE, BATCH_SIZES_EXPERIMENT)

@@ -10,7 +10,7 @@ from benchmarks.training.world.measure import R_AT_1, measure
 from benchmarks.training.world.shapes import Experiment, Figures, Shape
 
 BATCH_SIZES = (16, 64, 256, 1024)
-NUM_PAIRS = 24_576
+NUM_PAIRS = 16_384
 
 
 def _batches(lab: Lab, variant: str) -> Figures:

@@ -14,11 +14,11 @@ WRONG_SHARE = 0.3
 
 def _noise(lab: Lab, variant: str) -> Figures:
     checkpoint = lab.fresh()
-    training = lab.training(450)
+    training = lab.training(350)
     data = lab.train if variant == "clean" else lab.train.with_wrong_captions(WRONG_SHARE, lab.seed)
     settings = ObjectiveSettings()
     if variant == "ema teacher":
-        ramp = lab.size.of(150)
+        ramp = lab.size.of(120)
         settings = ObjectiveSettings(distillation=Distillation(alpha=0.4, ramp_steps=ramp, ema_decay=0.99))
     batches = lab.batches(data, training)
     fitted = fit(checkpoint, batches, training, seed=lab.seed, settings=settings)

@@ -16,7 +16,7 @@ SCALES = ("1", "10", "20", "30", "50", "100")
 
 def _temperature(lab: Lab, variant: str) -> Figures:
     checkpoint = lab.fresh()
-    training = lab.training(400, batch_size=64, learning_rate=7e-4, muon_learning_rate=3.5e-3)
+    training = lab.training(300, batch_size=64, learning_rate=7e-4, muon_learning_rate=3.5e-3)
     settings = ObjectiveSettings(temperature=TemperatureSettings(mode="fixed", initial_scale=float(variant)))
     fitted = fit(checkpoint, lab.batches(lab.train, training), training, seed=lab.seed, settings=settings)
     return measure(checkpoint.model, lab.held_out).as_json() | fitted.as_json()
