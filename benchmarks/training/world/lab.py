@@ -53,6 +53,12 @@ class Lab:
         return self._draw(PLAIN, "train")
 
     @cached_property
+    def train_without_mates(self) -> Tokenised:
+        """Training pictures in the plain style, of a scene and its swap only ever one."""
+        scenes = told(self.seed, PLAIN, "train", self.size.num_train, mates=False)
+        return tokenise(scenes, scenes.paint(self.seed), self._tokenizer, self._vocabulary)
+
+    @cached_property
     def held_out(self) -> Tokenised:
         """Pictures of scenes of which training has none."""
         return self._draw(PLAIN, "held-out")
@@ -78,16 +84,19 @@ class Lab:
             model.logit_scale.data.fill_(float(np.log(scale)))  # type: ignore[operator]
         return checkpoint
 
-    def base(self) -> tuple[Checkpoint, dict[str, float]]:
+    def base(self, *, mates: bool = True) -> tuple[Checkpoint, dict[str, float]]:
         """A model trained plainly, in eval mode, with how that went. A new copy each time.
 
         One picture in eleven is of the other style: as a pretrained encoder, it has met, rarely, the words and looks
-        that it will be tuned to.
+        that it will be tuned to. Without ``mates`` it has seen of no scene both itself and its swap (and nothing of the
+        other style).
         """
-        path = self.folder / f"base-{self.seed}.pt"
+        path = self.folder / f"base-{self.seed}{'' if mates else '-without-mates'}.pt"
         if not path.is_file():
             checkpoint = self.fresh()
-            data = self.train.joined_with_first(len(self.train) // 10, self.shifted_train)
+            data = self.train_without_mates
+            if mates:
+                data = self.train.joined_with_first(len(self.train) // 10, self.shifted_train)
             fitted = self.fit(checkpoint, data, self.training(self.size.base_steps, scaled=False))
             self.folder.mkdir(parents=True, exist_ok=True)
             torch.save({"model": checkpoint.model.state_dict(), "figures": fitted.as_json()}, path)

@@ -6,6 +6,7 @@ few phrases. A second style of the same scenes, with other words and other backg
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,9 +96,12 @@ class Told:
         return np.stack([np.asarray(painter.paint(scene, inks)) for scene in self.scenes])
 
 
-def told(seed: int, style: Style, split: Split, num: int) -> Told:
-    """``num`` scenes in a style; the same arguments give the same. Held-out scenes all tell different things."""
-    scenes = tuple(_scenes(seed, style, split, num))
+def told(seed: int, style: Style, split: Split, num: int, *, mates: bool = True) -> Told:
+    """``num`` scenes in a style; the same arguments give the same. Held-out scenes all tell different things.
+
+    Without ``mates`` there is of a scene and its swap only ever one, by a fixed hash.
+    """
+    scenes = tuple(_scenes(seed, style, split, num, mates))
     swapped = [exchange(scene) for scene in scenes]
     return Told(
         scenes,
@@ -128,7 +132,7 @@ def exchange(scene: Scene) -> Scene | None:
     return scene.model_copy(update={"things": things})
 
 
-def _scenes(seed: int, style: Style, split: Split, num: int) -> Iterator[Scene]:
+def _scenes(seed: int, style: Style, split: Split, num: int, mates: bool) -> Iterator[Scene]:
     rng = chance(seed, split, 0, f"{style.name} scenes")
     seen: set[tuple[str, ...]] = set()
     found = 0
@@ -137,9 +141,20 @@ def _scenes(seed: int, style: Style, split: Split, num: int) -> Iterator[Scene]:
         core = core_of(scene)
         if split_of(scene) != split or (split == "held-out" and core in seen):
             continue
+        if not (mates or _is_first_of_two(scene)):
+            continue
         seen.add(core)
         found += 1
         yield scene
+
+
+def _is_first_of_two(scene: Scene) -> bool:
+    """Whether a fixed hash prefers the scene to its swap; a single thing has none."""
+    swapped = exchange(scene)
+    if swapped is None:
+        return True
+    two = sorted([core_of(scene), core_of(swapped)])
+    return core_of(scene) == two[hashlib.blake2b(repr(two).encode(), digest_size=1).digest()[0] % 2]
 
 
 def _single(rng: random.Random, style: Style) -> Scene:

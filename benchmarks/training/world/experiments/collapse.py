@@ -17,7 +17,8 @@ CAUSES = ("learning rate", "no negatives", "dead tower")
 
 
 def _collapse(lab: Lab, variant: str) -> Figures:
-    """Each cause sets in at step 1 of a healthy model; "healthy" goes on as before."""
+    """Each cause sets in at step 1 of a healthy model; "healthy" goes on as before. Without negatives a fresh model is
+    trained: one whose pairs lie together already only comes to rest (100 steps left it healthy)."""
     checkpoint, before = lab.base()
     training = lab.training(100, warmup_steps=0)
     criterion: nn.Module | None = None
@@ -25,7 +26,7 @@ def _collapse(lab: Lab, variant: str) -> Figures:
     if variant == "learning rate":
         training = training.model_copy(update={"learning_rate": 1.0, "muon_learning_rate": 5.0})
     elif variant == "no negatives":
-        criterion = _Attraction()
+        checkpoint, criterion = lab.fresh(), _Attraction()
     elif variant == "dead tower":
         _kill(checkpoint.model.visual)  # type: ignore[arg-type]
         parts = ("text", "text-head", "logit-scale")

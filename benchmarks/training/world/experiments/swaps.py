@@ -13,7 +13,7 @@ from training.stages import WHOLE_MODEL, Part
 
 
 def _swaps(lab: Lab, variant: str) -> Figures:
-    checkpoint, _ = lab.base()
+    checkpoint, _ = lab.base(mates=False)
     before = vectors_of(checkpoint.model, lab.held_out)[0]
     figures: Figures = {}
     if variant != "plain":
@@ -23,7 +23,7 @@ def _swaps(lab: Lab, variant: str) -> Figures:
             attach(checkpoint, AdapterSettings(text_map=True), seed=lab.seed)
             parts = ("text-map",)
         negatives = variant != "no negatives"
-        batches = lab.batches(lab.train, training, negatives=negatives)
+        batches = lab.batches(lab.train_without_mates, training, negatives=negatives)
         figures = fit(checkpoint, batches, training, seed=lab.seed, parts=parts).as_json()
         merge(checkpoint.model)
     after = vectors_of(checkpoint.model, lab.held_out)[0]
@@ -42,7 +42,8 @@ def _lost(variant: str) -> Shape:
 _LABCLIP = "LABCLIP, arXiv 2502.03566, CLEVR: CLIP .58, linear text map .95, full tuning 1.00"
 SWAPS = Experiment(
     "swaps",
-    "Captions with exchanged colours as negatives: who learns which colour belongs to which thing?",
+    "Captions with exchanged colours as negatives: who learns which colour belongs to which thing? Training has of a "
+    "scene and its swap only ever one, or plain batches would hold the negatives already.",
     ("plain", "no negatives", "map", "full"),
     _swaps,
     (
