@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FAISS ?= cpu
+WORKERS ?= 2
 
 .PHONY: help demo test check format test-slow test-fault test-gpu test-interchange test-realdata test-k8s manifests image-check check-policy sbom test-floors api bench-serving bench-search bench-training bench-gpu clean
 
@@ -27,8 +28,8 @@ $(VENV)/.dev: $(VENV)/.run
 demo: $(VENV)/.run  ## draw a small world, train on it, index it and serve it, all offline
 	$(BIN)/sightline demo
 
-test: $(VENV)/.dev  ## the whole fast test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## the whole fast test suite, files side by side (WORKERS=2)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(VENV)/.dev  ## ruff, strict mypy and the import rules
 	$(BIN)/ruff check .
