@@ -36,7 +36,8 @@ def main() -> int:
     seeds, size = range(1 if options.quick else options.seeds), QUICK if options.quick else Size()
     names = [experiment.name for experiment in EXPERIMENTS if not options.only or experiment.name in options.only]
     try:
-        _run(names, seeds, size, out, results, options.jobs)
+        if not options.page_only:
+            _run(names, seeds, size, out, results, options.jobs)
     except Exception as error:  # a worker's; what is finished is kept
         print(f"An experiment failed: {error}", file=sys.stderr)
         return FAILED
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=names, default=[], help="these experiments alone")
     parser.add_argument("--again", nargs="+", choices=names, default=[], help="forget these and run them again")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at once, one core each")
+    parser.add_argument("--page-only", action="store_true", help="run nothing: the page of what is finished")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything: proves the path, says nothing")
     return parser
 
