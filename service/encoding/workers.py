@@ -276,9 +276,9 @@ class Workers:
             worker.busy_since = self._clock()  # a batch that is cut makes headway with every part
             result = self._attempt(modality, group)
             if not isinstance(result, Exception):
+                metrics.encoded_items.labels(modality).inc(len(group))  # before anyone who waits can ask for it
                 for item, vector in zip(group, result, strict=True):
                     _complete(item, vector)
-                metrics.encoded_items.labels(modality).inc(len(group))
                 continue
             if isinstance(result, self._out_of_memory):
                 self._free_memory()
