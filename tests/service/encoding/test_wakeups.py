@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 
 from service.encoding.wakeups import Wakeups
@@ -22,7 +23,7 @@ def test_calls_run_in_order_and_others_have_their_turn_between_them() -> None:
 
         def from_a_thread() -> None:
             for number in range(32):
-                wakeups.soon(lambda number=number: seen.append(str(number)))  # type: ignore[misc]
+                wakeups.soon(functools.partial(seen.append, str(number)))
             wakeups.soon(lambda: done.set_result(None))
 
         loop.call_soon(other)
@@ -60,3 +61,22 @@ def test_a_call_may_make_others_and_a_closed_loop_is_left_alone() -> None:
     assert seen == list(range(21))
     wakeups.soon(lambda: seen.append(99))
     assert 99 not in seen
+
+
+def test_a_call_that_fails_holds_up_nobody() -> None:
+    async def run() -> list[int]:
+        loop = asyncio.get_running_loop()
+        wakeups, seen = Wakeups(loop), list[int]()
+        done = loop.create_future()
+
+        def fail() -> None:
+            raise ValueError("a call that fails")
+
+        for number in range(6):
+            wakeups.soon(fail)
+            wakeups.soon(functools.partial(seen.append, number))
+        wakeups.soon(lambda: done.set_result(None))
+        await done
+        return seen
+
+    assert asyncio.run(run()) == list(range(6))
