@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sightline.images import Pixels
-from training.batch import Tokens
-from training.data import Captioned
+from training.batch import Batch, Tokens
+from training.data import Batches, Captioned, DataSettings, make_batches
 
 CONTEXT = 24
 
@@ -51,3 +51,12 @@ def captioned(
     texts = tuple(tuple(several) for several in captions)
     digest = hashlib.sha256(pixels.tobytes() + repr(texts).encode()).hexdigest()
     return Captioned(pixels, texts, tuple(metadata or [{}] * len(texts)), {}, digest, names)
+
+
+def made(data: Captioned, *, batch_size: int = 4, seed: int = 0, **settings: Any) -> tuple[Batches, Words]:
+    words = Words()
+    return make_batches(data, DataSettings(**settings), words, batch_size=batch_size, seed=seed), words
+
+
+def texts_of(batch: Batch, words: Words) -> list[str]:
+    return [words.read(row) for row in batch.tokens]
