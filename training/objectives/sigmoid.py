@@ -49,19 +49,18 @@ class _Pairwise:
 
     def value(self, scores: torch.Tensor, logits: torch.Tensor, block: Block) -> torch.Tensor:
         signs, weights = self._signs_and_weights(scores, block)
-        terms = -F.logsigmoid(signs * logits)
+        terms = _softplus(logits) if signs is None else -F.logsigmoid(signs * logits)
         return terms if weights is None else terms * weights
 
     def slope(self, scores: torch.Tensor, logits: torch.Tensor, block: Block) -> torch.Tensor:
         signs, weights = self._signs_and_weights(scores, block)
-        slopes = -signs * torch.sigmoid(-signs * logits)
+        slopes = logits.sigmoid_() if signs is None else -signs * torch.sigmoid(-signs * logits)
         return slopes if weights is None else slopes * weights
 
-    def _signs_and_weights(
-        self, scores: torch.Tensor, block: Block
-    ) -> tuple[torch.Tensor | float, torch.Tensor | None]:
+    def _signs_and_weights(self, scores: torch.Tensor, block: Block) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The signs are None where all are negatives."""
         mask = self._positives.mask(block)
-        signs = -1.0 if mask is None else mask.to(scores.dtype) * 2 - 1  # [b, t]
+        signs = None if mask is None else mask.to(scores.dtype) * 2 - 1  # [b, t]
         weights: torch.Tensor | None = None
         of_rows, of_columns = self._negatives.of_rows, self._negatives.of_columns
         if of_rows is not None and of_columns is not None:
@@ -81,9 +80,14 @@ class _Negative:
         self._adjust = adjust
 
     def value(self, scores: torch.Tensor, logits: torch.Tensor, block: Block) -> torch.Tensor:
-        terms = F.softplus(logits)
+        terms = _softplus(logits)
         return terms if self._adjust is None else terms * self._adjust(scores, block).exp()
 
     def slope(self, scores: torch.Tensor, logits: torch.Tensor, block: Block) -> torch.Tensor:
-        slopes = torch.sigmoid(logits)
+        slopes = logits.sigmoid_()
         return slopes if self._adjust is None else slopes * self._adjust(scores, block).exp()
+
+
+def _softplus(logits: torch.Tensor) -> torch.Tensor:
+    """-log sigmoid(-logit). torch's own takes the logit itself from 20 on, which is wrong in float64's tenth digit."""
+    return F.softplus(logits, threshold=40.0)

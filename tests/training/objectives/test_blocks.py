@@ -96,6 +96,35 @@ def test_logits_of_thousands_do_not_overflow() -> None:
     assert torch.allclose(columns, torch.full_like(columns, 5000.0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [14.3, 30.0, 100.0])
+@pytest.mark.parametrize("chunk_size", [None, 4, 16])
+@pytest.mark.parametrize("side", [0, 1], ids=["row", "column"])
+def test_what_lies_far_below_its_block_is_not_lost(scale: float, chunk_size: int | None, side: int) -> None:
+    """A picture or a text opposite to all others: its logits lie up to 200 below the largest of its blocks."""
+    images, texts = unit_rows(24, 8, 1), unit_rows(24, 8, 2)
+    images[:, 0] += 4.0
+    texts[:, 0] += 4.0
+    (images, texts)[side][5] *= -1
+    images, texts = (F.normalize(vectors, dim=1) for vectors in (images, texts))
+    weights = unit_rows(2, 24, 3)
+
+    def both(dtype: torch.dtype) -> list[torch.Tensor]:
+        given = {"images": images, "texts": texts, "scale": torch.tensor(scale)}
+        leaves = {name: tensor.to(dtype).requires_grad_() for name, tensor in given.items()}
+        if dtype == torch.float32:
+            rows, columns = log_sum_exps(**leaves, chunk_size=chunk_size)  # type: ignore[arg-type]
+        else:
+            logits = leaves["scale"] * leaves["images"] @ leaves["texts"].T
+            rows, columns = logits.logsumexp(1), logits.logsumexp(0)
+        gradients = torch.autograd.grad(rows.double() @ weights[0] + columns.double() @ weights[1], [*leaves.values()])
+        return [rows.detach(), columns.detach(), *gradients]
+
+    found, expected = both(torch.float32), both(torch.float64)
+    assert float(expected[side].max() - expected[side].min()) > scale  # they are far apart
+    for ours, exact in zip(found, expected, strict=True):
+        assert float((ours.double() - exact).abs().max()) <= 1e-6 * scale
+
+
 def test_the_side_not_asked_for_is_empty_and_costs_no_gradient() -> None:
     images, texts = unit_rows(3, 4, 1).requires_grad_(), unit_rows(4, 4, 2)
     rows, columns = log_sum_exps(images, texts, 10.0, columns=False)
