@@ -103,7 +103,7 @@ bench-serving: $(VENV)/.dev  ## service against Infinity and the machine's ceili
 bench-search: $(VENV)/.dev  ## index plans beside plain FAISS at 100 k and 1 M; 10 minutes; set SIGHTLINE_TEST_DATA
 	$(BIN)/python -m benchmarks.search --rows 100000 --rows 1000000 --out build/bench-search $(BENCH)
 
-bench-training: $(VENV)/.dev  ## training: published shapes, costs, and open_clip's trainer where SIGHTLINE_TEST_DATA is set; an hour
+bench-training: $(VENV)/.dev  ## training: published shapes, costs, and open_clip's trainer where SIGHTLINE_TEST_DATA is set; an hour and a half
 	$(BIN)/python -m benchmarks.training.world --out build/bench-training $(BENCH)
 	$(BIN)/python -m benchmarks.training.costs --out build/bench-training $(BENCH)
 	if [ -n "$$SIGHTLINE_TEST_DATA" ]; then $(BIN)/python -m benchmarks.training.photos --data "$$SIGHTLINE_TEST_DATA/flickr8k" --out build/bench-training $(BENCH); fi

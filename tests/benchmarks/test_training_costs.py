@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.indexing.watch import CommandFailed
 from benchmarks.training.costs.caching import caching_bar, caching_row
 from benchmarks.training.costs.evaluating import evaluating_bars
+from benchmarks.training.costs.large_batch import large_batch_bar, large_batch_row, measure_large_batch
 from benchmarks.training.costs.locked import locked_bar, locked_row
 from benchmarks.training.costs.steps import in_turns, made_up_batch
 from benchmarks.training.gpu.__main__ import bars_of, main, page
@@ -45,6 +47,20 @@ def test_bars_of_costs() -> None:
     assert "10.00 epochs an hour" in locked_row(locked) and "10 minutes, once" in locked_row(locked)
     rounds = [{"seconds": 11.0, "extra_bytes": 2.0**29, "recall_at_1": 0.5}]
     assert [bar.met for bar in evaluating_bars(rounds)] == [False, True]
+    large = {
+        "kind": "softmax", "num_pairs": 262_144, "dim": 64, "block": 512, "extra_bytes": 1_100_000_000,
+        "forward_seconds": 60.0, "backward_seconds": 120.0, "cpu_seconds": 170.0,
+    }  # fmt: skip
+    assert not large_batch_bar(large).met and large_batch_bar(large | {"extra_bytes": 999_000_000}).met
+    assert "3.0 minutes" in large_batch_row(large) and "would take 274.9 GB" in large_batch_row(large)
+
+
+def test_a_large_batch_is_measured_in_a_process_of_its_own() -> None:
+    measured = measure_large_batch("sigmoid", 1100)  # more than is computed whole
+    assert measured["gradient_bytes"] == 2 * 1100 * measured["dim"] * 4
+    assert measured["extra_bytes"] < 100e6 and measured["cpu_seconds"] > 0
+    with pytest.raises(CommandFailed, match="-1 pairs failed"):
+        measure_large_batch("softmax", -1)
 
 
 def test_utilisation_of_a_gpu() -> None:

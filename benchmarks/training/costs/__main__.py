@@ -1,4 +1,5 @@
-"""``python -m benchmarks.training.costs --out DIR``: what gradient caching, cached features and evaluation cost.
+"""``python -m benchmarks.training.costs --out DIR``: what gradient caching, cached features, evaluation and the loss
+of a very large batch cost.
 
 Writes ``costs.json`` and ``costs.md``; ``--only`` measures a part and keeps the others' figures. Exit codes: 0 every
 bar is met (or ``--quick``, which only proves the path), 1 a bar is missed.
@@ -17,9 +18,17 @@ from benchmarks.serving.bars import Bar, table
 from benchmarks.serving.neighbours import Neighbours
 from benchmarks.training.costs.caching import caching_bar, caching_row, measure_caching
 from benchmarks.training.costs.evaluating import evaluating_bars, evaluating_row, measure_evaluating
+from benchmarks.training.costs.large_batch import (
+    KINDS,
+    NUM_PAIRS,
+    large_batch_bar,
+    large_batch_row,
+    measure_large_batch,
+)
 from benchmarks.training.costs.locked import ARCHITECTURE, locked_bar, locked_row, measure_locked
 
-PARTS = ("caching", "locked", "evaluating")
+LARGE = {f"large-{kind}": kind for kind in KINDS}
+PARTS = ("caching", "locked", "evaluating", *LARGE)
 MISSED = 1
 
 
@@ -57,6 +66,8 @@ def _measure(part: str, options: argparse.Namespace, rounds: int) -> Any:
         return measure_caching(batch_size, micro_batch, rounds)
     if part == "locked":
         return measure_locked(4 if options.quick else 16, rounds, "ViT-B-32" if options.quick else ARCHITECTURE)
+    if part in LARGE:
+        return measure_large_batch(LARGE[part], 4096 if options.quick else options.pairs)
     return measure_evaluating(rounds)
 
 
@@ -73,6 +84,10 @@ def _judge(raw: dict[str, Any]) -> tuple[list[Bar], list[str]]:
     if "evaluating" in raw:
         bars += evaluating_bars(raw["evaluating"])
         rows.append(evaluating_row(raw["evaluating"]))
+    for part in LARGE:
+        if part in raw:
+            bars.append(large_batch_bar(raw[part]))
+            rows.append(large_batch_row(raw[part]))
     return bars, rows
 
 
@@ -83,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=256, help="of gradient caching")
     parser.add_argument("--micro-batch", type=int, default=64, help="of gradient caching")
+    parser.add_argument("--pairs", type=int, default=NUM_PAIRS, help="of the large batch")
     parser.add_argument("--quick", action="store_true", help="tiny and once: proves the path, says nothing")
     return parser
 
