@@ -24,6 +24,7 @@ CASES: tuple[dict[str, Any], ...] = (
     {"bias": None, "micro_batch": None},
     {"bias": -2.0, "micro_batch": None},
     {"bias": None, "micro_batch": 2},
+    {"bias": None, "micro_batch": 2, "settings": {"label_smoothing": 0.1}},
     {"bias": -2.0, "micro_batch": 2, "settings": {"adversary": {"strength": 0.5}, "queue": {"size": 16}}},
 )
 

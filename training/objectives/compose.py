@@ -39,6 +39,8 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         if kind == "sigmoid" and settings.multi_positive == "in":
             raise RecipeError('multi_positive = "in" in [objective] needs the softmax loss; use "out".')
+        if kind == "sigmoid" and settings.label_smoothing > 0:
+            raise RecipeError("label_smoothing in [objective] needs the softmax loss; leave it out.")
         self.settings, self.kind = settings, kind
         self.plain = ClipLoss() if kind == "softmax" else SigLipLoss()
         self.adversary: Adversary | None = None
@@ -73,7 +75,8 @@ class ContrastiveLoss(nn.Module):
         if negatives.guard_equal_texts and pairs.text_ids is None:
             raise ValueError("The guard of equal texts needs text_ids.")
         guarded = negatives.guard_equal_texts or negatives.guard_margin is not None
-        if chunk_size is None and negatives.hardness == 0 and not guarded and _one_to_one(pairs):
+        asked = guarded or negatives.hardness > 0 or self.settings.label_smoothing > 0
+        if chunk_size is None and not asked and _one_to_one(pairs):
             bias = () if pairs.logit_bias is None else (pairs.logit_bias,)
             found: torch.Tensor = self.plain(pairs.images, pairs.texts, pairs.logit_scale, *bias)
             return found
@@ -83,8 +86,14 @@ class ContrastiveLoss(nn.Module):
             weighed = Negatives(pairs, positives, negatives, chunk_size)
             if self.kind == "sigmoid":
                 return sigmoid_loss(pairs, positives, weighed, chunk_size=chunk_size)
-            multi_positive = self.settings.multi_positive
-            found = softmax_loss(pairs, positives, weighed, multi_positive=multi_positive, chunk_size=chunk_size)
+            found = softmax_loss(
+                pairs,
+                positives,
+                weighed,
+                multi_positive=self.settings.multi_positive,
+                label_smoothing=self.settings.label_smoothing,
+                chunk_size=chunk_size,
+            )
             # A bias moves all logits alike and cancels; its gradient of 0 must exist, or torchrun waits for it (#1076).
             return found if pairs.logit_bias is None else found + 0.0 * pairs.logit_bias
 

@@ -48,6 +48,13 @@ class Positives:
         """Whether weights were given."""
         return self._weights is not None
 
+    @property
+    def belonging_texts(self) -> torch.Tensor:
+        """Which texts are a positive of some picture, bool [T]; the others are supplied negatives."""
+        if self._mask is not None:
+            return self._mask.any(0)
+        return torch.arange(len(self.column_shares), device=self.column_shares.device) < self._num_rows
+
     def mask(self, block: Block) -> torch.Tensor | None:
         """Which pairs of a block are positives, bool [b, t]; None when none is."""
         if self._mask is not None:

@@ -3,6 +3,7 @@
 [objective]
 chunk_size = 1024                       # the matrix of logits in blocks of this side, never whole
 multi_positive = "out"
+label_smoothing = 0.1                   # this much of every target goes to all of the batch alike
 hard_negatives = { hardness = 5.0, guard_margin = 0.05, guard_equal_texts = true }
 queue = { size = 4096, max_age_steps = 32 }
 distillation = { alpha = 0.4, ramp_steps = 1000, teacher = "ema" }
@@ -115,12 +116,15 @@ class ObjectiveSettings(_Strict):
     ``chunk_size`` is the side of the blocks in which the matrix of logits is walked; by default a small matrix is
     computed whole and a large one in blocks that suit the device, with the same result. ``multi_positive`` says what a
     picture with several captions asks for: "out", that each of them is likely (Khosla et al. 2020, arXiv 2004.11362),
-    or "in", that some of them are (Miech et al. 2020, MIL-NCE, arXiv 1912.06430).
+    or "in", that some of them are (Miech et al. 2020, MIL-NCE, arXiv 1912.06430). ``label_smoothing`` takes that share
+    of a picture's target from its captions and spreads it evenly over the batch's texts, and likewise for texts (ALIGN
+    trains with 0.1, Jia et al. 2021, arXiv 2102.05918; see ``training.objectives.softmax``).
     """
 
     kind: Literal["auto", "softmax", "sigmoid"] = "auto"
     chunk_size: int | None = Field(default=None, ge=16)
     multi_positive: Literal["out", "in"] = "out"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     hard_negatives: HardNegatives = HardNegatives()
     queue: QueueSettings = QueueSettings()
     distillation: Distillation = Distillation()
@@ -132,6 +136,10 @@ class ObjectiveSettings(_Strict):
     def _parts_fit(self) -> ObjectiveSettings:
         if self.kind == "sigmoid" and self.multi_positive == "in":
             raise ValueError('takes multi_positive = "in" with the softmax loss only; use "out"')
+        if self.kind == "sigmoid" and self.label_smoothing > 0:
+            raise ValueError("takes label_smoothing with the softmax loss only; leave it out")
+        if self.multi_positive == "in" and self.label_smoothing > 0:
+            raise ValueError('takes label_smoothing with multi_positive = "out" only; leave one of the two out')
         return self
 
     def kind_for(self, *, has_bias: bool) -> Kind:

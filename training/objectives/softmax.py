@@ -18,6 +18,7 @@ def softmax_loss(
     negatives: Negatives,
     *,
     multi_positive: Literal["out", "in"],
+    label_smoothing: float = 0.0,
     chunk_size: int | None,
 ) -> torch.Tensor:
     """Symmetric cross entropy (InfoNCE), the mean of both directions; a scalar.
@@ -25,6 +26,13 @@ def softmax_loss(
     With one positive for each picture and plain negatives it is CLIP's. Texts without a picture (supplied negatives)
     stand in the pictures' denominators and ask for nothing themselves, as in NegCLIP (Yuksekgonul et al. 2023, arXiv
     2210.01936). Pictures and texts without positives are skipped.
+
+    ``label_smoothing`` e, in [0, 1) and with ``multi_positive`` "out" alone, asks of a picture 1 - e of what its
+    positives would share and e / N of each of the N texts that belong to a picture of the batch; of a text e / B of
+    each of the B pictures. It is torch's cross_entropy(label_smoothing=e). A label can be wrong in favour of any pair
+    of the batch, but a supplied negative is known to be wrong, and a queue's vectors learn nothing: neither is given a
+    share. Weights and guards of negatives act on denominators alone: a negative that is left out keeps its e / N, the
+    little that speaks for its being a positive.
     """
     rows, columns = log_sum_exps(
         pairs.images,
@@ -58,7 +66,10 @@ def softmax_loss(
     dtype = pairs.images.dtype
     denominators = 0.5 * (_weighted(rows, row_shares) + _weighted(columns, column_shares))
     if multi_positive == "out" or pairs.positives is None:
-        return (denominators - _positive_logits(pairs, positives, chunk_size)).to(dtype)
+        wanted = _positive_logits(pairs, positives, chunk_size)
+        if label_smoothing > 0:
+            wanted = (1 - label_smoothing) * wanted + label_smoothing * _mean_logit(pairs, positives)
+        return (denominators - wanted).to(dtype)
     rows, columns = log_sum_exps(
         pairs.images,
         pairs.texts,
@@ -83,6 +94,17 @@ def _positive_logits(pairs: Pairs, positives: Positives, chunk_size: int | None)
         found: torch.Tensor = pairs.logit_scale.double() * (scores.double() * shares).sum()
         return found
     return pair_sum(pairs.images, pairs.texts, pairs.logit_scale, None, _Shared(positives), chunk_size=chunk_size)
+
+
+def _mean_logit(pairs: Pairs, positives: Positives) -> torch.Tensor:
+    """The mean logit of pictures and texts of the batch, a scalar in float64; each picture and each text has the say
+    that it has in the loss. The mean of products is the product of means: no logit is computed."""
+    belong = positives.belonging_texts.to(pairs.texts.dtype)  # [T]
+    texts = belong @ pairs.texts / belong.sum().clamp(min=1)  # [D]
+    of_rows = torch.linalg.vecdot(positives.row_shares @ pairs.images, texts)
+    of_columns = torch.linalg.vecdot(pairs.images.mean(0), positives.column_shares @ pairs.texts)
+    found: torch.Tensor = pairs.logit_scale.double() * 0.5 * (of_rows.double() + of_columns.double())
+    return found
 
 
 class _Shared:

@@ -162,6 +162,7 @@ def test_no_tensor_is_larger_than_a_block_or_the_vectors(kind: Kind) -> None:
             "hard_negatives": {"hardness": 4.0, "guard_margin": 0.1, "guard_equal_texts": True},
             "distillation": {"alpha": 0.4},
             "regularisers": {"diversity": 0.1},
+            "label_smoothing": 0.1 if kind == "softmax" else 0.0,
         }
     )
     given, teacher = naive.leaves(256, 256, dim=4, bias=-6.0), naive.leaves(256, 256, dim=4, seed=9)

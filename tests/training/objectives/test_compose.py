@@ -35,6 +35,10 @@ def test_the_kind_follows_the_model_unless_the_recipe_says() -> None:
         {"queue": {"size": -1}},
         {"distillation": {"alpha": 1.5}},
         {"kind": "sigmoid", "multi_positive": "in"},
+        {"kind": "sigmoid", "label_smoothing": 0.1},
+        {"multi_positive": "in", "label_smoothing": 0.1},
+        {"label_smoothing": 1.0},
+        {"label_smoothing": -0.1},
     ],
     ids=str,
 )
@@ -46,6 +50,11 @@ def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
 def test_summed_probabilities_are_for_softmax_only() -> None:
     with pytest.raises(RecipeError, match="multi_positive"):
         make_loss(ObjectiveSettings(multi_positive="in"), kind="sigmoid")
+
+
+def test_label_smoothing_is_for_softmax_only() -> None:
+    with pytest.raises(RecipeError, match=r"label_smoothing in \[objective\] needs the softmax loss; leave it out"):
+        make_loss(ObjectiveSettings(label_smoothing=0.1), kind="sigmoid")
 
 
 def test_a_sigmoid_loss_needs_a_bias() -> None:
