@@ -226,10 +226,8 @@ class _LogSumExps(torch.autograd.Function):
                     slopes = plan.row_logits(scores, logits, block) - row_references[block.rows, None]  # [b, t]
                     slopes.exp_().mul_(row_factors[block.rows, None])
                 if plan.columns:
-                    shares = (
-                        plan.column_logits(scores, logits, block) - column_references[None, block.columns]
-                    )  # [b, t]
-                    shares.exp_().mul_(column_factors[None, block.columns])
+                    shares = plan.column_logits(scores, logits, block) - column_references[block.columns]  # [b, t]
+                    shares.exp_().mul_(column_factors[block.columns])
                     slopes = shares if slopes is None else slopes.add_(shares)
                 if slopes is not None:
                     gradients.add(slopes, block)
