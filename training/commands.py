@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sightline.command.console import Console, DeviceOption, JsonOption
+from sightline.errors import SightlineError
 from training import evaluation_commands, interpolation_commands, onnx_commands
 
 if TYPE_CHECKING:
     from training.loop import StageBegun, Step
     from training.recipe import Recipe
+
+_HELD_BACK_SECONDS = 10.0
 
 
 def register(app: typer.Typer) -> None:
@@ -74,6 +79,21 @@ def draw(
     )
 
 
+@contextlib.contextmanager
+def _first_speaks() -> Iterator[None]:
+    """Errors are said once on a machine: torchrun ends its other processes when the first one has ended.
+
+    The others hold theirs back until then. One that is alive after that has an error of its own, and says it.
+    """
+    try:
+        yield
+    except SightlineError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(_HELD_BACK_SECONDS)
+        raise
+
+
+@_first_speaks()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe in TOML, or a built-in one by its name, as drawn-world.")],
     data: Annotated[str, typer.Option(help="Captioned pictures: a folder, tars, captions.jsonl or tables.")],

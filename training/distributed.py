@@ -9,24 +9,28 @@ share, summed over N shares and divided by N; a scalar's is the whole gradient N
 ``torch.distributed.all_gather`` alone has no gradient: a loss over its result does not train the towers. Batch norm is
 not a function of one row, so a tower that has it normalises over its process's share.
 
-Without torchrun there is one process, and every function here does nothing.
+Without torchrun there is one process, and every function here leaves things as they are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sightline.errors import SettingError
+from sightline.errors import SettingError, SightlineError, TrainingStopped
 
 _BUCKET_BYTES = 64 * 1024 * 1024  # gradients travel in pieces: one copy of all of them would double their memory
+_PATIENCE = timedelta(days=30)
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -67,10 +71,49 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def wait() -> None:
-    """Wait until every process has come here."""
-    if world() > 1:
-        dist.barrier()
+def from_first(compute: Callable[[], T]) -> T:
+    """What ``compute`` gives in the first process, in every process; called there only, and its result is pickled.
+
+    The others wait for as long as it takes. A SightlineError ends all of them with its sentence; when the first process
+    is gone, they raise TrainingStopped.
+    """
+    if world() == 1:
+        return compute()
+    outcome: list[Any] = [None, None]  # the result, the error
+    group = _patient_group()
+    if rank() == 0:
+        try:
+            outcome[0] = compute()
+        except SightlineError as error:
+            outcome[1] = error
+    with _losses_said():
+        dist.broadcast_object_list(outcome, src=0, group=group)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result
+
+
+def in_all(compute: Callable[[], T]) -> T:
+    """What ``compute`` gives in this process, when all are through with it.
+
+    A SightlineError of one of them ends all of them with its sentence.
+    """
+    if world() == 1:
+        return compute()
+    error: SightlineError | None = None
+    group = _patient_group()
+    try:
+        result = compute()
+    except SightlineError as raised:
+        error = raised
+    errors: list[SightlineError | None] = [None] * world()
+    with _losses_said():
+        dist.all_gather_object(errors, error, group=group)
+    for found in errors:
+        if found is not None:
+            raise found
+    return result
 
 
 def share(count: int) -> slice:
@@ -105,6 +148,26 @@ def copy_from_first(module: nn.Module) -> None:
     if world() > 1:
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.detach(), src=0)
+
+
+def _patient_group() -> dist.ProcessGroup:
+    """All processes, joined for objects on CPUs, whatever trains. They may wait for each other: reading and encoding
+    take hours where the limit for a step (10 minutes with nccl, 30 with gloo) finds a process that hangs.
+
+    A new group each time, ended with the processes: ending it at once could cut off what a slower process reads.
+    """
+    with _losses_said():
+        return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
+
+
+@contextlib.contextmanager
+def _losses_said() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what torch.distributed raises has no class of its own for this
+        raise TrainingStopped(
+            "One of the processes that train together has ended before the others; its last lines say why."
+        ) from error
 
 
 def _share(count: int, of_rank: int) -> slice:

@@ -27,6 +27,7 @@ from training.data import (
 )
 from training.features import cached_features
 from training.recipe import Recipe
+from training.shared_pictures import read_once
 from training.vocabulary import Vocabulary, narrow
 from training.watching import HeldOut
 
@@ -52,18 +53,23 @@ def read_data(
     """The training pictures, and the held-out ones where there are any.
 
     ``held_out`` names another source; by default it is the split held-out of ``data``. Pictures that do not fit into
-    memory lie in ``folder``. Raises SourceError.
+    memory lie in ``folder``; under torchrun the first process alone looks at the sources, and all pictures lie there.
+    Raises SourceError and StorageError.
     """
-    if held_out is None:
-        try:
-            held_out = split_source(data, "held-out", required=True)
-        except SourceError:
-            held_out = None
-    budget = recipe.data.pixel_memory_bytes
-    source = split_source(data, "train")
-    train = read_captioned(source, checkpoint.pixels, progress=on_data, folder=folder, budget_bytes=budget)
-    other = None if held_out is None else read_captioned(held_out, checkpoint.pixels, folder=folder)
-    return train, other
+
+    def read_train(path: Path | None) -> Captioned:
+        source, budget = split_source(data, "train"), recipe.data.pixel_memory_bytes
+        return read_captioned(
+            source, checkpoint.pixels, progress=on_data, folder=folder, budget_bytes=budget, path=path
+        )
+
+    def read_held_out(path: Path | None) -> Captioned:
+        assert other is not None
+        return read_captioned(other, checkpoint.pixels, folder=folder, path=path)
+
+    other = distributed.from_first(lambda: _held_out_split(data)) if held_out is None else held_out
+    train = read_once(read_train, folder)
+    return train, None if other is None else read_once(read_held_out, folder)
 
 
 def prepare(
@@ -124,6 +130,13 @@ def tokenize(tokenizer: Tokenizer, texts: list[str]) -> Tokens:
     return tokenize_all(lambda some: np.asarray(tokenizer(some), dtype=np.int64), texts)
 
 
+def _held_out_split(data: str) -> str | None:
+    try:
+        return split_source(data, "held-out", required=True)
+    except SourceError:
+        return None
+
+
 def _features(
     recipe: Recipe, checkpoint: Checkpoint, data: Captioned | None, folder: Path, say: Say
 ) -> Features | None:
@@ -132,35 +145,38 @@ def _features(
         return None
     device = next(checkpoint.model.parameters()).device
 
-    def compute() -> Features:
+    def features() -> Features:
         return cached_features(checkpoint, data.pixels, folder, data_sha256=data.digest, device=device)
 
+    def compute() -> None:
+        features()
+
     say(f"Encoding {len(data):,} pictures once for all epochs …")
-    if distributed.rank() == 0:
-        compute()
-    distributed.wait()
-    return compute()
+    distributed.from_first(compute)
+    return features()
 
 
 def _neighbours(
     recipe: Recipe, checkpoint: Checkpoint, train: Captioned, data: str, folder: Path, say: Say, *, resume: bool
 ) -> Neighbours | None:
     """Which pictures are each other's hard negatives, where the recipe asks an encoder for them."""
-    if recipe.data.mine_with is None:
+    encoder = recipe.data.mine_with
+    if encoder is None:
         return None
     from training.data.mining import neighbours_for  # needs FAISS
 
-    if distributed.rank() == 0:
-        say(f"Looking for hard neighbours with {recipe.data.mine_with} …")
+    def mine() -> None:
+        say(f"Looking for hard neighbours with {encoder} …")
         device = next(checkpoint.model.parameters()).device.type
         source, pixels = split_source(data, "train"), checkpoint.pixels
         licence = recipe.model.accept_licence
         mining = recipe.data.mining
         neighbours_for(
-            recipe.data.mine_with, source, train, pixels, mining, folder,
+            encoder, source, train, pixels, mining, folder,
             device=device, accept_licence=licence, resume=resume,
         )  # fmt: skip
-    distributed.wait()
+
+    distributed.from_first(mine)
     return load_neighbours(folder, train.digest)
 
 

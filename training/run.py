@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sightline.bundle import BundleManifest, read_manifest
+from sightline.bundle import BundleManifest
 from sightline.encoder.checkpoint import Checkpoint
 from sightline.encoder.load import choose_device
 from sightline.errors import RecipeError, StorageError
@@ -127,7 +127,7 @@ class _Run:
         stages: list[StageBegun] = []
         emas: dict[str, Ema] = {}
         last = self._train(checkpoint, teacher, material, emas, stages, folder)
-        manifest = self._export(checkpoint, material, emas, last, folder)
+        manifest = distributed.from_first(lambda: self._export(checkpoint, material, emas, last, folder))
         return Finished(manifest, last, len(pairs), len(material.captions), pairs.rejected, folder, tuple(stages))
 
     def _train(
@@ -192,10 +192,7 @@ class _Run:
 
     def _folder(self) -> Path:
         """The run's folder; the first process makes it ready for all."""
-        if distributed.rank() == 0:
-            prepare_folder(self.out, resume=self.resume)
-        distributed.wait()
-        return folder_of(self.out)
+        return distributed.from_first(lambda: prepare_folder(self.out, resume=self.resume))
 
     def _checkpoint(self) -> Checkpoint:
         """The model with its adapters, after every stage has been looked at."""
@@ -248,11 +245,8 @@ class _Run:
     def _export(
         self, checkpoint: Checkpoint, material: Material, emas: dict[str, Ema], last: Step, folder: Path
     ) -> BundleManifest:
-        """Publish the bundle; the first process does, the others wait for it."""
+        """Publish the bundle."""
         recipe = self.recipe
-        if distributed.rank() != 0:
-            distributed.wait()
-            return read_manifest(self.out)
         if recipe.export.weights == "ema":
             checkpoint.model.load_state_dict(emas["ema"].model.state_dict())
         if recipe.training.gradient_checkpointing:
@@ -270,7 +264,6 @@ class _Run:
             settings=recipe.export,
         )
         (folder / FILE_NAME).unlink(missing_ok=True)
-        distributed.wait()
         return manifest
 
 

@@ -46,3 +46,19 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pytes
     assert code == 2 and "did you mean 'seed'?" in err and "Traceback" not in err
     code, _, err = run(capsys, "train", "drawn-wrold", "--data", "nowhere", "--out", str(tmp_path / "b"))
     assert code == 2 and "drawn-world" in err
+
+
+@pytest.mark.parametrize(("local_rank", "held_back"), [("0", []), ("1", [10.0])])
+def test_the_first_process_of_a_machine_says_an_error_first(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    local_rank: str,
+    held_back: list[float],
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("training.commands.time.sleep", slept.append)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    code, _, err = run(capsys, "train", "drawn-wrold", "--data", "nowhere", "--out", str(tmp_path / "b"))
+    assert code == 2 and "drawn-world" in err
+    assert slept == held_back

@@ -126,6 +126,19 @@ def test_one_process_needs_nothing_of_this() -> None:
 
 
 @pytest.mark.slow
+def test_torchrun_ends_with_one_sentence(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sightline", "train",
+         "drawn-world", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "two"), "--device", "cpu"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert ended.stderr.count("error: There is nothing at") == 1
+    assert "RuntimeError" not in ended.stderr
+
+
+@pytest.mark.slow
 def test_torchrun_trains_the_same_encoder_as_one_process(world: Path, tmp_path: Path) -> None:
     from tests.training.conftest import TINY_RECIPE
 
@@ -150,5 +163,6 @@ def test_torchrun_trains_the_same_encoder_as_one_process(world: Path, tmp_path: 
         for name in ("one", "two")
     )
     assert len(two) == 8
+    assert not list((tmp_path / "two.training").glob("pictures-*"))
     assert two == pytest.approx(one, rel=1e-5)
     assert load_encoder(str(tmp_path / "two"), device="cpu", precision="fp32").dim == 16

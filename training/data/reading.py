@@ -56,16 +56,19 @@ def read_captioned(
     progress: Progress | None = None,
     folder: Path | None = None,
     budget_bytes: int | None = None,
+    path: Path | None = None,
 ) -> Captioned:
     """Read and decode every captioned picture of a source (see ``sightline.sources``).
 
     Pictures without captions and unreadable pictures are left out and counted. With ``folder`` (which must exist),
-    pixels beyond ``budget_bytes`` (by default half of the free memory) lie in an unnamed file there; the result is the
-    same, its digest too. Raises SourceError when nothing is left or when more than ``MAX_BAD_SHARE`` had to be left
-    out, StorageError when the file cannot be written.
+    pixels beyond ``budget_bytes`` (by default half of the free memory) lie in an unnamed file there; with ``path`` all
+    of them lie in that new file, which the caller removes, also after an error. The result is the same, its digest too.
+
+    Raises SourceError when nothing is left or when more than ``MAX_BAD_SHARE`` had to be left out, StorageError when
+    the file cannot be written.
     """
     opened = open_source(source)
-    store = PixelStore(memory_budget() if budget_bytes is None else budget_bytes, folder)
+    store = PixelStore(memory_budget() if budget_bytes is None else budget_bytes, folder, path)
     reader = _Reader(spec, ImageLimits(), TextLimits(), store)
     pending: list[tuple[Record, Future[Pixels]]] = []
     with ThreadPoolExecutor(num_threads) as pool:
