@@ -93,9 +93,6 @@ def pair_sum(
     return found
 
 
-_REACH = 40.0  # e^-40 is far above the smallest float32, e^-87, and e^40 far below the largest
-
-
 @dataclass(frozen=True, slots=True)
 class _Plan:
     chunk_size: int | None
@@ -104,70 +101,71 @@ class _Plan:
     adjust_rows: Adjust | None
     adjust_columns: Adjust | None
 
-    def shares_exponentials(self, images: torch.Tensor) -> bool:
-        """Whether rows and columns ask for the same exponentials. A GPU computes them twice: it would have to wait for
-        the answer whether once is exact, at every block."""
-        plain = self.adjust_rows is None and self.adjust_columns is None
-        return plain and self.rows and self.columns and images.device.type == "cpu"
-
     def row_logits(self, scores: torch.Tensor, logits: torch.Tensor, block: Block) -> torch.Tensor:
         return logits if self.adjust_rows is None else logits + self.adjust_rows(scores, block)
 
     def column_logits(self, scores: torch.Tensor, logits: torch.Tensor, block: Block) -> torch.Tensor:
         return logits if self.adjust_columns is None else logits + self.adjust_columns(scores, block)
 
+    def rooms(self, images: torch.Tensor, texts: torch.Tensor) -> tuple[_Room, _Room, _Room]:
+        """For scores, for logits and for terms; the first two are one where nobody asks for scores."""
+        plain = self.adjust_rows is None and self.adjust_columns is None
+        first, second, third = (_Room(images, texts, self.chunk_size) for _ in range(3))
+        return first, first if plain else second, third
+
 
 class _Room:
-    """Memory for the scores of one block, used again for each: asking the system for a fresh megabyte costs a CPU as
-    much as the arithmetic on it."""
+    """Memory for one block, used again for each: asking the system for fresh megabytes costs a CPU as much as the
+    arithmetic on them. What a method gives is gone with the next call of any; what it takes may lie in the same room,
+    except for ``scores``."""
 
     def __init__(self, images: torch.Tensor, texts: torch.Tensor, chunk_size: int | None) -> None:
         height, width = (min(chunk_size or len(vectors), len(vectors)) for vectors in (images, texts))
         self._cells = images.new_empty(height * width)
 
     def scores(self, images: torch.Tensor, texts: torch.Tensor, block: Block) -> torch.Tensor:
-        """The inner products of a block, [b, t]; gone with the next call."""
+        """The inner products of a block, [b, t]."""
         rows, columns = images[block.rows], texts[block.columns]
         return torch.mm(rows, columns.T, out=self._shaped(len(rows), len(columns)))
 
-    def scaled(self, scores: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """The scores times a scale, [b, t]; gone with the next call."""
+    def times(self, scores: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """``scores * scale``, [b, t]."""
         return torch.mul(scores, scale, out=self._shaped(*scores.shape))
+
+    def less(self, logits: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+        """``logits - largest``, [b, t], of a number for each row [b, 1] or column [1, t]."""
+        return torch.sub(logits, largest, out=self._shaped(*logits.shape))
 
     def _shaped(self, num_rows: int, num_columns: int) -> torch.Tensor:
         return self._cells[: num_rows * num_columns].view(num_rows, num_columns)
 
 
 class _RunningSums:
-    """sum exp of rows (or columns) seen block by block, as a reference and the sum relative to it.
+    """sum exp of rows (or columns) seen block by block, as a largest logit and the sum relative to it.
 
-    The reference is the largest logit, or not so far from it that float32 would lose a share. The two are kept apart to
-    the end: their sum in float32 would round a logit of 30 at the sixth digit of every share.
+    The two are kept apart to the end: their sum in float32 would round a logit of 30 at the sixth digit of every share.
+    Rows and columns each have their own largest, though one for both would save an exponential: only so is the share of
+    a pair that leaves no doubt exactly 1, and its gradient 0.
     """
 
     def __init__(self, count: int, like: torch.Tensor, dim: int) -> None:
-        self.references = like.new_full((count,), -math.inf)
+        self.largest = like.new_full((count,), -math.inf)
         self.sums = like.new_zeros((count,))
         self._dim = dim
 
-    def add(self, logits: torch.Tensor, part: slice) -> None:
-        largest = torch.maximum(self.references[part], logits.amax(self._dim))
+    def add(self, logits: torch.Tensor, part: slice, room: _Room) -> None:
+        """Add a block, [b, t]; ``room`` is for its terms."""
+        before = self.largest[part]
+        largest = torch.maximum(before, logits.amax(self._dim))
         reference = largest.masked_fill(largest == -math.inf, 0.0)  # -inf - -inf is not a number
-        terms = (logits - reference.unsqueeze(self._dim)).exp_().sum(self._dim)
-        self.sums[part] = self.sums[part] * (self.references[part] - reference).exp() + terms
-        self.references[part] = largest
-
-    def add_sums(self, sums: torch.Tensor, reference: torch.Tensor, part: slice) -> None:
-        """Sums of a block [b], all of them relative to one reference ()."""
-        before = self.references[part]
-        higher = torch.maximum(before, reference)
-        self.sums[part] = self.sums[part] * (before - higher).exp() + sums * (reference - higher).exp()
-        self.references[part] = higher
+        terms = room.less(logits, reference.unsqueeze(self._dim)).exp_().sum(self._dim)
+        self.sums[part] = self.sums[part] * (before - reference).exp() + terms
+        self.largest[part] = largest
 
     def finish(self) -> torch.Tensor:
-        """log sum exp in float64. Afterwards shares are ``exp(logit - reference) / sums``, 0 where all is left out."""
-        found = self.references.double() + self.sums.double().log()
-        self.references.masked_fill_(self.references == -math.inf, 0.0)
+        """log sum exp in float64. Afterwards shares are ``exp(logit - largest) / sums``, 0 where all is left out."""
+        found = self.largest.double() + self.sums.double().log()
+        self.largest.masked_fill_(self.largest == -math.inf, 0.0)
         self.sums.masked_fill_(self.sums == 0, 1.0)
         return found
 
@@ -179,79 +177,44 @@ class _LogSumExps(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         rows = _RunningSums(len(images) if plan.rows else 0, images, dim=1)  # [B]
         columns = _RunningSums(len(texts) if plan.columns else 0, images, dim=0)  # [T]
-        room, more_room = _rooms(images, texts, plan)
+        of_scores, of_logits, of_terms = plan.rooms(images, texts)
         with torch.autocast(images.device.type, enabled=False):
             for block in blocks(len(images), len(texts), plan.chunk_size):
-                scores = room.scores(images, texts, block)  # [b, t]
-                logits = more_room.scaled(scores, scale)  # [b, t]
-                if plan.shares_exponentials(images):
-                    if _add_both(logits, rows, columns, block):
-                        continue
-                    logits = more_room.scaled(room.scores(images, texts, block), scale)  # [b, t]
+                scores = of_scores.scores(images, texts, block)  # [b, t]
+                logits = of_logits.times(scores, scale)  # [b, t]
                 if plan.rows:
-                    rows.add(plan.row_logits(scores, logits, block), block.rows)
+                    rows.add(plan.row_logits(scores, logits, block), block.rows, of_terms)
                 if plan.columns:
-                    columns.add(plan.column_logits(scores, logits, block), block.columns)
+                    columns.add(plan.column_logits(scores, logits, block), block.columns, of_terms)
         found = rows.finish(), columns.finish()
         ctx.plan = plan
-        ctx.save_for_backward(images, texts, scale, rows.references, rows.sums, columns.references, columns.sums)
+        ctx.save_for_backward(images, texts, scale, rows.largest, rows.sums, columns.largest, columns.sums)
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_rows: torch.Tensor, grad_columns: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        images, texts, scale, row_references, row_sums, column_references, column_sums = ctx.saved_tensors
+        images, texts, scale, row_largest, row_sums, column_largest, column_sums = ctx.saved_tensors
         plan: _Plan = ctx.plan
         row_factors = grad_rows.to(images.dtype) / row_sums  # [B]
         column_factors = grad_columns.to(images.dtype) / column_sums  # [T]
-        row_levels, column_levels = row_references + row_sums.log(), column_references + column_sums.log()  # [B], [T]
         gradients = _Gradients(images, texts, ctx.needs_input_grad)
-        room, more_room = _rooms(images, texts, plan)
+        of_scores, of_logits, of_terms = plan.rooms(images, texts)
         with torch.autocast(images.device.type, enabled=False):
             for block in blocks(len(images), len(texts), plan.chunk_size):
-                scores = room.scores(images, texts, block)  # [b, t]
-                logits = more_room.scaled(scores, scale)  # [b, t]
+                scores = of_scores.scores(images, texts, block)  # [b, t]
+                logits = of_logits.times(scores, scale)  # [b, t]
                 slopes: torch.Tensor | None = None
-                if plan.shares_exponentials(images):
-                    of_rows, of_columns = row_references[block.rows], column_references[block.columns]
-                    reference = torch.maximum(of_rows.max(), of_columns.max())
-                    lowest = torch.minimum(row_levels[block.rows].min(), column_levels[block.columns].min())
-                    if bool(lowest >= reference - _REACH):
-                        by_rows = row_factors[block.rows] * (reference - of_rows).exp()  # [b]
-                        by_columns = column_factors[block.columns] * (reference - of_columns).exp()  # [t]
-                        logits.sub_(reference).exp_()
-                        gradients.add(logits.mul_(by_rows[:, None] + by_columns[None, :]), block)
-                        continue
                 if plan.rows:
-                    slopes = plan.row_logits(scores, logits, block) - row_references[block.rows, None]  # [b, t]
-                    slopes.exp_().mul_(row_factors[block.rows, None])
-                if plan.columns:
-                    shares = plan.column_logits(scores, logits, block) - column_references[block.columns]  # [b, t]
-                    shares.exp_().mul_(column_factors[block.columns])
+                    slopes = of_terms.less(plan.row_logits(scores, logits, block), row_largest[block.rows, None])
+                    slopes.exp_().mul_(row_factors[block.rows, None])  # [b, t]
+                if plan.columns:  # the last to ask for the logits: it may take their room
+                    shares = of_logits.less(plan.column_logits(scores, logits, block), column_largest[block.columns])
+                    shares.exp_().mul_(column_factors[block.columns])  # [b, t]
                     slopes = shares if slopes is None else slopes.add_(shares)
                 if slopes is not None:
                     gradients.add(slopes, block)
             return (*gradients.finish(scale), None)
-
-
-def _rooms(images: torch.Tensor, texts: torch.Tensor, plan: _Plan) -> tuple[_Room, _Room]:
-    """Room for scores and for logits: one and the same where nobody asks for scores any more."""
-    room = _Room(images, texts, plan.chunk_size)
-    plain = plan.adjust_rows is None and plan.adjust_columns is None
-    return room, room if plain else _Room(images, texts, plan.chunk_size)
-
-
-def _add_both(logits: torch.Tensor, rows: _RunningSums, columns: _RunningSums, block: Block) -> bool:
-    """Add a block to both sums with each exponential computed once; False, and nothing added, where a row or a column
-    lies so far below the block's largest logit that float32 would lose it. The logits are gone in both cases."""
-    reference = logits.max()
-    logits.sub_(reference).exp_()
-    of_rows, of_columns = logits.sum(1), logits.sum(0)  # [b], [t]
-    if not bool(torch.minimum(of_rows.min(), of_columns.min()) >= math.exp(-_REACH)):
-        return False
-    rows.add_sums(of_rows, reference, block.rows)
-    columns.add_sums(of_columns, reference, block.columns)
-    return True
 
 
 class _PairSum(torch.autograd.Function):
@@ -266,11 +229,11 @@ class _PairSum(torch.autograd.Function):
         chunk_size: int | None,
     ) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float64, device=images.device)
-        room, more_room = _Room(images, texts, chunk_size), _Room(images, texts, chunk_size)
+        of_scores, of_logits = _Room(images, texts, chunk_size), _Room(images, texts, chunk_size)
         with torch.autocast(images.device.type, enabled=False):
             for block in blocks(len(images), len(texts), chunk_size):
-                scores = room.scores(images, texts, block)  # [b, t]
-                logits = more_room.scaled(scores, scale).add_(bias)  # [b, t]
+                scores = of_scores.scores(images, texts, block)  # [b, t]
+                logits = of_logits.times(scores, scale).add_(bias)  # [b, t]
                 total += _sum(term.value(scores, logits, block))
         ctx.term, ctx.chunk_size = term, chunk_size
         ctx.save_for_backward(images, texts, scale, bias)
@@ -282,11 +245,11 @@ class _PairSum(torch.autograd.Function):
         images, texts, scale, bias = ctx.saved_tensors
         gradients = _Gradients(images, texts, ctx.needs_input_grad)
         grad_bias = torch.zeros((), dtype=torch.float64, device=images.device)
-        room, more_room = _Room(images, texts, ctx.chunk_size), _Room(images, texts, ctx.chunk_size)
+        of_scores, of_logits = _Room(images, texts, ctx.chunk_size), _Room(images, texts, ctx.chunk_size)
         with torch.autocast(images.device.type, enabled=False):
             for block in blocks(len(images), len(texts), ctx.chunk_size):
-                scores = room.scores(images, texts, block)  # [b, t]
-                logits = more_room.scaled(scores, scale).add_(bias)  # [b, t]
+                scores = of_scores.scores(images, texts, block)  # [b, t]
+                logits = of_logits.times(scores, scale).add_(bias)  # [b, t]
                 slopes = ctx.term.slope(scores, logits, block)  # [b, t]
                 grad_bias += _sum(slopes)
                 gradients.add(slopes, block)
