@@ -29,18 +29,15 @@ def read_once(read: Callable[[Path | None], Captioned], folder: Path) -> Caption
 
     Raises what ``read`` raises, in every process, and StorageError where a process cannot map the file.
     """
-    if distributed.rank() == 0:
-        with storage_errors(f"write {folder}"):
-            for left in folder.glob(_NAMES):  # by a run that was killed while it read
-                left.unlink()
     if distributed.world() == 1:
+        _remove_left(folder)
         return read(None)
     path = folder / _NAMES.replace("*", secrets.token_hex(8))  # the name that counts is the first process's
     try:
         written = distributed.from_first(lambda: _write(read, path))
         return distributed.in_all(lambda: written.mapped(folder))
     finally:
-        path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # over NFS too: the first machine's mappings keep the file for the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,15 @@ class _Written:
         return dataclasses.replace(self.captioned, pixels=pixels)
 
 
+def _remove_left(folder: Path) -> None:
+    """Remove what a run that was killed while it read has left."""
+    with storage_errors(f"write {folder}"):
+        for left in folder.glob(_NAMES):
+            left.unlink()
+
+
 def _write(read: Callable[[Path | None], Captioned], path: Path) -> _Written:
+    _remove_left(path.parent)
     captioned = read(path)
     shape = captioned.pixels.shape
     return _Written(dataclasses.replace(captioned, pixels=np.empty((0, *shape[1:]), np.uint8)), shape, path.name)
