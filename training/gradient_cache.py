@@ -40,15 +40,15 @@ def backward(objective: Objective, batch: Batch, micro_batch: int | None = None)
         image_vectors = objective.encode_images(images)  # [b, D]
         text_vectors = objective.encode_texts(tokens)  # [t, D]
         loss = objective.compare(image_vectors, text_vectors, batch)
-        torch.autograd.backward(loss.total)
+        objective.pull(loss.total)
         return loss
     device = objective.device
-    image_parts = [_Part(objective.encode_images, part, device) for part in torch.split(images, micro_batch)]
-    text_parts = [_Part(objective.encode_texts, part, device) for part in torch.split(tokens, micro_batch)]
+    image_parts = [_Part(objective, objective.encode_images, part) for part in torch.split(images, micro_batch)]
+    text_parts = [_Part(objective, objective.encode_texts, part) for part in torch.split(tokens, micro_batch)]
     image_leaf = torch.cat([part.first() for part in image_parts]).requires_grad_(objective.trains_images)  # [b, D]
     text_leaf = torch.cat([part.first() for part in text_parts]).requires_grad_(objective.trains_texts)  # [t, D]
     loss = objective.compare(image_leaf, text_leaf, batch)
-    torch.autograd.backward(loss.total)
+    objective.pull(loss.total)
     after = RandomState.now(device)
     with _kept_buffers(objective.model):  # the first encoding has already counted these rows
         for parts, leaf in ((image_parts, image_leaf), (text_parts, text_leaf)):
@@ -83,10 +83,11 @@ class RandomState:
 class _Part:
     """A micro-batch of one tower, encoded twice."""
 
-    def __init__(self, encode: Encode, inputs: torch.Tensor, device: torch.device) -> None:
+    def __init__(self, objective: Objective, encode: Encode, inputs: torch.Tensor) -> None:
+        self._objective = objective
         self._encode = encode
         self._inputs = inputs
-        self._random = RandomState.now(device)
+        self._random = RandomState.now(objective.device)
 
     @torch.no_grad()
     def first(self) -> torch.Tensor:
@@ -97,7 +98,7 @@ class _Part:
     def again(self, gradient: torch.Tensor) -> None:
         """Pass the gradient of its vectors on to the tower's parameters."""
         self._random.restore()
-        torch.autograd.backward(self._encode(self._inputs), gradient)
+        self._objective.pull(self._encode(self._inputs), gradient)
 
 
 @contextlib.contextmanager

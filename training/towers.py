@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sightline.encoder.text_tower import encode_tokens
-from training.precision import arithmetic
+from training.precision import arithmetic, same_attention, straighten_attention
 
 
 class Towers(nn.Module):
@@ -27,6 +27,7 @@ class Towers(nn.Module):
         precision: str = "fp32",
     ) -> None:
         super().__init__()
+        straighten_attention(model)
         self.model = model
         self.precision = precision
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -38,13 +39,19 @@ class Towers(nn.Module):
         if images.is_floating_point():
             return _unit(images)
         scaled = images.permute(0, 3, 1, 2).to(self.mean.dtype).div(255.0)  # [b, 3, H, W]
-        with arithmetic(self.precision, self.device):
+        with arithmetic(self.precision, self.device, trained=self.trains_images):
             return _unit(self.visual(scaled.sub(self.mean).div(self.std)))
 
     def encode_texts(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids int64 [t, L] to unit vectors [t, D]."""
-        with arithmetic(self.precision, self.device):
+        with arithmetic(self.precision, self.device, trained=self.trains_texts):
             return _unit(encode_tokens(self.model, tokens.to(self.device, non_blocking=True)))
+
+    def pull(self, value: torch.Tensor, gradient: torch.Tensor | None = None) -> None:
+        """Add the gradients of a value to every trainable parameter; ``gradient`` is that of the value itself, which a
+        scalar does not need."""
+        with same_attention(self.precision, self.device):
+            torch.autograd.backward(value, gradient)
 
     @property
     def device(self) -> torch.device:
