@@ -9,9 +9,12 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 
 from tests.training.tiny import RESNET, gradients, objective_of, random_batch, tiny_model, worst_difference
+from tests.training.towers import move
+from training.adapters.lora import LoraSettings, attach_lora, remove_hooks
 from training.batch import Batch
 from training.gradient_cache import RandomState, backward
 from training.objective import Objective
+from training.stages import StageSettings, begin
 
 
 def dense(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
@@ -73,7 +76,29 @@ def test_under_bf16_autocast() -> None:
     torch.manual_seed(5)
     expected = whole_graph_of_micro_batches(objective, batch, 3)
     torch.manual_seed(5)
-    assert worst_difference(expected, cached(objective, batch, 3)) <= 1e-2
+    # Both encodings take the same attention: with another kernel in one of them this is 2e-2.
+    assert worst_difference(expected, cached(objective, batch, 3)) <= 1e-6
+
+
+@pytest.mark.parametrize("micro_batch", [3, None])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adapters_under_gradient_checkpointing(precision: str, micro_batch: int | None) -> None:
+    model, batch = tiny_model(), random_batch(8)
+    names = attach_lora(model, LoraSettings(rank=2))
+    move([parameter for name, parameter in model.named_parameters() if name in names])
+    begin(model, StageSettings(name="adapters", num_steps=1, train=("adapters",)))
+    objective = objective_of(model, precision)
+    for module in model.modules():  # the reference computes an adapted weight at each access
+        remove_hooks(module)
+    expected = cached(objective, batch, micro_batch)
+    again = tiny_model()
+    attach_lora(again, LoraSettings(rank=2))
+    again.load_state_dict(model.state_dict())
+    begin(again, StageSettings(name="adapters", num_steps=1, train=("adapters",)))
+    again.set_grad_checkpointing(True)
+    found = cached(objective_of(again, precision), batch, micro_batch)
+    assert len(expected) == len(names)
+    assert worst_difference(expected, found) == 0
 
 
 def test_batch_norm_counts_every_row_once() -> None:
@@ -107,6 +132,14 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         found = cached(objective, batch, micro_batch)
         if micro_batch == 3:
             assert worst_difference(expected, found) <= 1e-12
+
+
+@pytest.mark.parametrize("micro_batch", [3, None])
+def test_gradient_checkpointing_under_bf16_autocast(micro_batch: int | None) -> None:
+    objective, batch = objective_of(tiny_model(), precision="bf16"), random_batch(8)
+    expected = cached(objective, batch, micro_batch)
+    objective.model.set_grad_checkpointing(True)  # type: ignore[operator]
+    assert worst_difference(expected, cached(objective, batch, micro_batch)) == 0
 
 
 def test_the_random_state_can_be_taken_back() -> None:

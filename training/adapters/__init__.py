@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from sightline.encoder.checkpoint import Checkpoint
 from training.adapters.heads import HeadSettings, attach_heads, head_blocks, is_projection, is_silent, new_head_names
-from training.adapters.lora import LoraSettings, LowRank, attach_lora, is_low_rank
+from training.adapters.lora import LoraSettings, LowRank, attach_lora, is_low_rank, remove_hooks
 from training.adapters.text_map import attach_text_map, is_text_map
 
 __all__ = [
@@ -67,6 +67,7 @@ def merge(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for module in list(model.modules()):
             if parametrize.is_parametrized(module):
+                remove_hooks(module)
                 # torch makes a class for the module, shares it with copies of the module, and unmakes it here.
                 own = type(module)
                 module.__class__ = type(own.__name__, own.__bases__, dict(own.__dict__))

@@ -54,12 +54,23 @@ class LowRank(nn.Module):
         down = torch.empty(parts, rank, num_in).uniform_(-bound, bound, generator=generator)
         self.down = nn.Parameter(down.to(weight.device, weight.dtype))
         self.up = nn.Parameter(torch.zeros(parts, num_out, rank, device=weight.device, dtype=weight.dtype))
+        self._holds = False
+        self._held: torch.Tensor | None = None
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """A weight [out, in] or [out, in, 1, 1] with what was learnt; in the weight's own precision."""
+        if self._held is not None:
+            return self._held
         with full_precision(weight.device):
             learnt = torch.bmm(self.up, self.down)  # [parts, out / parts, in]
-            return torch.add(weight, learnt.view(weight.shape), alpha=self.scale)
+            changed = torch.add(weight, learnt.view(weight.shape), alpha=self.scale)
+        if self._holds:
+            self._held = changed
+        return changed
+
+    def hold(self, on: bool) -> None:
+        """Compute the weight once from now on, or at each call again. Not thread-safe."""
+        self._holds, self._held = on, None
 
 
 def attach_lora(model: nn.Module, settings: LoraSettings, *, seed: int = 0) -> tuple[str, ...]:
@@ -85,6 +96,9 @@ def attach_lora(model: nn.Module, settings: LoraSettings, *, seed: int = 0) -> t
             getattr(module, tensor), rank=settings.rank, alpha=settings.alpha, parts=parts, generator=generator
         )
         parametrize.register_parametrization(module, tensor, low_rank)
+        if tensor == "in_proj_weight":
+            module.register_forward_pre_hook(_hold)
+            module.register_forward_hook(_release, always_call=True)
     return tuple(name for name, _ in model.named_parameters() if is_low_rank(name))
 
 
@@ -98,6 +112,33 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
 def is_low_rank(name: str) -> bool:
     """Whether a parameter's name is that of a low-rank matrix."""
     return "parametrizations." in name and name.endswith((".down", ".up"))
+
+
+def remove_hooks(module: nn.Module) -> None:
+    """Take back what ``attach_lora`` has a module do around its forward pass."""
+    for hooks, ours in ((module._forward_pre_hooks, _hold), (module._forward_hooks, _release)):
+        for number in [number for number, hook in hooks.items() if hook is ours]:
+            del hooks[number]
+
+
+def _hold(module: nn.Module, _: object) -> None:
+    """``nn.MultiheadAttention`` asks for its fused weight three times in one forward pass, twice only to look at its
+    type. Holding it for longer than this call would be wrong: gradient checkpointing and the gradient cache compute the
+    same blocks again, and what they compute must be the same graph."""
+    for low_rank in _low_ranks(module):
+        low_rank.hold(True)
+
+
+def _release(module: nn.Module, _: object, __: object) -> None:
+    for low_rank in _low_ranks(module):
+        low_rank.hold(False)
+
+
+def _low_ranks(module: nn.Module) -> Iterator[LowRank]:
+    if parametrize.is_parametrized(module, "in_proj_weight"):
+        for one in module.parametrizations.in_proj_weight:  # type: ignore[union-attr]
+            if isinstance(one, LowRank):
+                yield one
 
 
 def image_tower(model: nn.Module) -> nn.Module:

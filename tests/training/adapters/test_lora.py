@@ -147,6 +147,39 @@ def test_in_bf16_what_is_learnt_is_not_rounded() -> None:
     assert torch.equal(inside, weight.weight)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_fused_weight_is_computed_once_in_a_forward_pass(
+    monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    checkpoint = checkpoint_of("vit")
+    attach_lora(checkpoint.model, LORA)
+    begin(checkpoint.model, ADAPTERS)
+    checkpoint.model.set_grad_checkpointing(checkpointing)  # type: ignore[operator]
+    computed: list[int] = []
+    product = torch.bmm
+
+    def counted(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        computed.append(len(one))
+        return product(one, other)
+
+    monkeypatch.setattr(torch, "bmm", counted)
+    steps(checkpoint, 1)
+    assert computed.count(3) == (8 if checkpointing else 4)  # blocks of both towers; checkpointing runs them again
+
+
+def test_what_is_held_is_let_go() -> None:
+    checkpoint = checkpoint_of("vit")
+    attach_lora(checkpoint.model, LORA)
+    attention = checkpoint.model.visual.transformer.resblocks[0].attn  # type: ignore[union-attr,index]
+    with pytest.raises(AssertionError):
+        attention(*[torch.zeros(1, 3, 5)] * 3)  # another width
+    before = attention.in_proj_weight.detach().clone()
+    moved(checkpoint)
+    assert not torch.equal(attention.in_proj_weight, before)
+    merge(checkpoint.model)
+    assert not attention._forward_pre_hooks and not attention._forward_hooks
+
+
 def test_a_tower_without_targets_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"LoRA finds no convolution in the text tower; name other targets"):
         attach_lora(checkpoint_of("vit").model, LoraSettings(targets=("convolution",), towers=("text",)))
