@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from sightline.bundle import BundleManifest, is_bundle, read_manifest
 from sightline.encoder import write_bundle
@@ -15,31 +14,12 @@ from sightline.encoder.load import fingerprint
 from sightline.encoder.runtime import Encoder
 from sightline.encoder.spec import parse_spec
 from training.adapters import merge
-from training.onnx_export import require_onnx, write_graphs
-
-if TYPE_CHECKING:
-    from training.loop import Step
-    from training.recipe import Recipe
+from training.export_settings import ExportSettings
+from training.loop import Step
+from training.onnx_export import write_graphs
+from training.recipe import Recipe
 
 ONNX_FOLDER = "onnx"
-
-
-class ExportSettings(BaseModel):
-    """The ``[export]`` table.
-
-    ``onnx`` puts both towers as ONNX into the bundle's folder ``onnx`` (extra ``onnx``). ``weights`` are those of the
-    last step, or their running mean (``ema_decay`` in ``[training]``).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    onnx: bool = False
-    weights: Literal["last", "ema"] = "last"
-
-    def require(self) -> None:
-        """Raise DependencyMissing before the first step when what the export needs is not installed."""
-        if self.onnx:
-            require_onnx()
 
 
 def export_bundle(

@@ -16,7 +16,7 @@ learning_rate = 1e-3
 
 Each further table is optional and described beside the code it steers: [data] (``training.data``), [objective]
 (``training.objectives``), [adapters] (``training.adapters``), [[stages]] (``training.stages``), [watch]
-(``training.watching``) and [export] (``training.export``).
+(``training.watching``) and [export] (``training.export_settings``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sightline.errors import RecipeError
 from training.adapters import AdapterSettings
 from training.data import DataSettings
-from training.export import ExportSettings
+from training.export_settings import ExportSettings
 from training.objectives import ObjectiveSettings
 from training.stages import Part, StageSettings, default_parts
 from training.watching import WatchSettings

@@ -20,7 +20,8 @@ from tests.training.towers import checkpoint_of, move, vectors_of
 from training.adapters import LoraSettings, is_text_map
 from training.adapters.lora import attach_lora
 from training.adapters.text_map import attach_text_map
-from training.export import ONNX_FOLDER, ExportSettings, export_bundle, same_images_as
+from training.export import ONNX_FOLDER, export_bundle, same_images_as
+from training.export_settings import ExportSettings
 from training.loop import Step
 from training.recipe import Recipe
 
