@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sightline.errors import RecipeError, TrainingStopped
+from sightline.errors import TrainingStopped
 from training import distributed
 from training.batch import BatchSource
 from training.checkpoint import Resumable, RunState, save_checkpoint
@@ -101,7 +101,7 @@ def train(
         for number, stage in enumerate(plan):
             stop = first + stage.num_steps
             if state.step < stop:
-                trained = begin_stage(objective, stage, fixed_scale=recipe.objective.temperature.mode != "learnable")
+                trained = begin_stage(objective, stage, fixed_scale=not recipe.objective.temperature.learnt)
                 optimizers = make_optimizers(trained, training, rate_factors(model, stage))
                 state.begin_stage(number, optimizers)
                 if on_stage is not None:
@@ -151,12 +151,8 @@ def begin_stage(objective: Objective, stage: StageSettings, *, fixed_scale: bool
 
     Raises RecipeError when nothing is left to train.
     """
-    names = set(begin(objective.model, stage))
-    if fixed_scale:
-        objective.logit_scale.requires_grad_(False)
-    trained = {name: p for name, p in objective.model.named_parameters() if name in names and p.requires_grad}
-    if not trained:
-        raise RecipeError(f"The stage '{stage.name}' trains nothing; name in train what moves.")
+    names = set(begin(objective.model, stage, fixed_scale=fixed_scale))
+    trained = {name: p for name, p in objective.model.named_parameters() if name in names}
     return trained | {f"criterion.{name}": p for name, p in objective.criterion.named_parameters()}
 
 

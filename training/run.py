@@ -29,7 +29,7 @@ from training.objectives import Temperature
 from training.preparation import Material, prepare, read_data, trained_on
 from training.recipe import Recipe
 from training.stages import select
-from training.teacher import frozen_teacher, load_teacher, mean_teacher
+from training.teacher import frozen_teacher, load_teacher, mean_teacher, require_readable
 from training.towers import Towers
 from training.vocabulary import widen
 from training.watching import Watch
@@ -114,6 +114,11 @@ class _Run:
         teacher = self._frozen_teacher(checkpoint)
         told.say(f"Reading {self.data} …")
         pairs, other = read_data(recipe, checkpoint, self.data, self.held_out, folder, on_data=told.on_data)
+        if other is None and recipe.watch.looks:
+            told.warn(
+                "There are no held-out pictures, so nothing will show how retrieval goes during the run; name some "
+                "with --held-out, or put a split named held-out beside the training data."
+            )
         checkpoint.model.to(self.device)
         material = prepare(
             recipe, checkpoint, pairs, other, data=self.data, folder=folder, say=told.say, resume=self.resume
@@ -188,7 +193,9 @@ class _Run:
             return None
         if self.recipe.training.cache_features:
             raise RecipeError("A frozen teacher looks at pictures; leave cache_features in [training] out.")
-        return load_teacher(distillation.teacher, checkpoint, accept_licence=self.recipe.model.accept_licence)
+        teacher = load_teacher(distillation.teacher, checkpoint, accept_licence=self.recipe.model.accept_licence)
+        require_readable(teacher, checkpoint, self.recipe.data)
+        return teacher
 
     def _folder(self) -> Path:
         """The run's folder; the first process makes it ready for all."""
@@ -202,7 +209,7 @@ class _Run:
         if recipe.training.cache_features:
             require_locked(recipe.stages, recipe.adapters)
         for stage in recipe.plan:
-            select(checkpoint.model, stage)
+            select(checkpoint.model, stage, fixed_scale=not recipe.objective.temperature.learnt)
         if recipe.training.gradient_checkpointing:
             checkpoint.model.set_grad_checkpointing(True)  # type: ignore[operator]
         return checkpoint

@@ -93,11 +93,11 @@ def parts_of(model: nn.Module) -> dict[str, Part]:
     return {name: _part(name, tuple(blocks)) for name, _ in model.named_parameters() if not is_silent(name, blocks)}
 
 
-def select(model: nn.Module, stage: StageSettings) -> tuple[str, ...]:
-    """The names of the parameters that a stage trains.
+def select(model: nn.Module, stage: StageSettings, *, fixed_scale: bool = False) -> tuple[str, ...]:
+    """The names of the parameters that a stage trains; ``fixed_scale``: the logit scale is not learnt.
 
     Raises RecipeError when a part that it names does not exist in this model, so that the stage would train less than
-    it says or nothing at all.
+    it says, or when nothing is left to train.
     """
     found = parts_of(model)
     for part in stage.train:
@@ -106,17 +106,25 @@ def select(model: nn.Module, stage: StageSettings) -> tuple[str, ...]:
                 f"The stage '{stage.name}' trains {part}, which this model does not have; "
                 f"{_WHERE.get(part, 'leave it out of train')}."
             )
-    return tuple(name for name, part in found.items() if part in stage.train)
+    names = tuple(
+        name for name, part in found.items() if part in stage.train and not (fixed_scale and name == "logit_scale")
+    )
+    if not names:
+        raise RecipeError(
+            f"The stage '{stage.name}' trains nothing, because the temperature is not learnt; name in train what else "
+            'moves, or set mode = "learnable" in [objective.temperature].'
+        )
+    return names
 
 
-def begin(model: nn.Module, stage: StageSettings) -> tuple[str, ...]:
+def begin(model: nn.Module, stage: StageSettings, *, fixed_scale: bool = False) -> tuple[str, ...]:
     """Freeze what the stage does not train, put what is frozen into eval mode, and return the trainable names.
 
     A tower in which nothing moves drops no patches and keeps the statistics of its batch norms: the same picture has
     the same vector at every step. In a tower that is adapted, frozen batch norms keep theirs. Call it after any
     ``model.train()``.
     """
-    names = frozenset(select(model, stage))
+    names = frozenset(select(model, stage, fixed_scale=fixed_scale))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
         if name not in names:

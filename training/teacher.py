@@ -11,7 +11,7 @@ from sightline.encoder.checkpoint import Checkpoint, load_checkpoint, load_token
 from sightline.encoder.spec import parse_spec
 from sightline.errors import RecipeError
 from training.batch import Tokens
-from training.data import tokenize_all
+from training.data import DataSettings, tokenize_all
 from training.ema import Ema
 from training.towers import Towers
 from training.vocabulary import Vocabulary
@@ -50,6 +50,20 @@ def load_teacher(spec: str, student: Checkpoint, *, accept_licence: str | None =
             f"{ours.width_px} x {ours.height_px}; choose a teacher with the student's size."
         )
     return teacher
+
+
+def require_readable(teacher: Checkpoint, student: Checkpoint, data: DataSettings) -> None:
+    """Raise RecipeError where the teacher could not read the texts of the student's batches.
+
+    One with another tokenizer knows a caption by the student's token ids, so it can read the captions of the data and
+    nothing that is made from them in a step.
+    """
+    if teacher.texts != student.texts and data.makes_texts:
+        raise RecipeError(
+            f"The teacher {teacher.name} has another tokenizer or context length than the student, so it can read "
+            "captions only as they are in the data; choose a teacher with the student's, or leave [data.wording] and "
+            "[data.negatives] out."
+        )
 
 
 def frozen_teacher(

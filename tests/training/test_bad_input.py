@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sightline.bundle import WEIGHTS_NAME
+from sightline.encoder import write_bundle
 from sightline.errors import (
     BundleCorrupt,
     EncoderUnsuitable,
@@ -24,6 +25,7 @@ from sightline.errors import (
 )
 from tests.training.conftest import TINY_RECIPE
 from training.loop import Step
+from training.model import build_checkpoint
 from training.recipe import Recipe, parse_recipe
 from training.run import train_bundle
 
@@ -87,11 +89,26 @@ def test_a_stage_for_a_part_that_the_model_has_not(tmp_path: Path) -> None:
     assert "stage 'lora' trains adapters, which this model does not have; add a table [adapters.lora]" in sentence
 
 
-def test_a_stage_whose_only_part_is_held_fixed(world: Path, tmp_path: Path) -> None:
-    fixed = '[objective]\ntemperature = { mode = "fixed" }\n'
+@pytest.mark.parametrize("mode", ['mode = "fixed"', 'mode = "scheduled", final_scale = 50.0'])
+def test_a_stage_whose_only_part_is_not_learnt(tmp_path: Path, mode: str) -> None:
+    fixed = f"[objective]\ntemperature = {{ {mode} }}\n"
     stage = '[[stages]]\nname = "t"\nnum_steps = 8\ntrain = ["logit-scale"]\n'
     recipe = parse_recipe(TINY_RECIPE.replace("num_steps = 8\n", "") + fixed + stage, "tiny.toml")
-    assert "'t' trains nothing" in refused(RecipeError, recipe, world, tmp_path / "out")
+    sentence = refused(RecipeError, recipe, tmp_path / "never-read", tmp_path / "out")
+    assert "The stage 't' trains nothing, because the temperature is not learnt; name in train what else" in sentence
+
+
+@pytest.mark.parametrize("option", ["[data.negatives]\nper_image = 1\n", "[data.wording]\nword_dropout = 0.1\n"])
+def test_a_teacher_that_cannot_read_what_is_made(world: Path, tmp_path: Path, option: str) -> None:
+    other = build_checkpoint(parse_recipe(TINY_RECIPE.replace("context_length = 32", "context_length = 30"), "other"))
+    other.model.eval()
+    write_bundle(other, tmp_path / "teacher")
+    taught = TINY_RECIPE + f'[objective.distillation]\nalpha = 0.5\nteacher = "{tmp_path / "teacher"}"\n'
+    sentence = refused(RecipeError, parse_recipe(taught + option, "t"), tmp_path / "never-read", tmp_path / "out")
+    assert "has another tokenizer or context length than the student" in sentence
+    assert "leave [data.wording] and [data.negatives] out." in sentence
+    finished = train_bundle(parse_recipe(taught, "t"), str(world), tmp_path / "out", device="cpu", num_threads=1)
+    assert finished.last.step == 8
 
 
 def test_a_tag_whose_activation_does_not_match(tmp_path: Path) -> None:

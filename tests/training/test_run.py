@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from training.loop import Step
 from training.model import build_checkpoint
 from training.recipe import Recipe
 from training.run import Finished, train_bundle
+from training.watching import WatchSettings
 
 
 class Cut(Exception):
@@ -199,6 +201,21 @@ def test_an_encoder_can_be_fine_tuned_and_keeps_its_licence(
     assert result.manifest.licence == finished[0].manifest.licence
     assert result.manifest.fingerprint != finished[0].manifest.fingerprint
     assert result.manifest.pixels == finished[0].manifest.pixels
+
+
+def test_a_run_without_held_out_pictures_says_so(world: Path, tiny: Recipe, tmp_path: Path) -> None:
+    warned: list[str] = []
+    train_only = str(world / "train-00000.tar")
+
+    def run(out: str, data: str, **more: Any) -> None:
+        train_bundle(tiny.model_copy(update=more), data, tmp_path / out, device="cpu", warn=warned.append)
+
+    run("a", str(world))
+    run("b", train_only, watch=WatchSettings(canary_pairs=0, trace_pairs=0))
+    assert not [sentence for sentence in warned if "held-out" in sentence]
+    run("c", train_only)
+    (sentence,) = [sentence for sentence in warned if "no held-out pictures" in sentence]
+    assert "name some with --held-out" in sentence and sentence.endswith(".")
 
 
 def test_muon_learns_and_resumes_bit_equal(world: Path, tiny: Recipe, tmp_path: Path) -> None:

@@ -154,6 +154,15 @@ def test_a_part_that_is_not_there_is_refused(part: Part, sentence: str) -> None:
         begin(vit.model, stage("text-head"))
 
 
+def test_a_scale_that_is_not_learnt_does_not_move() -> None:
+    sigmoid, softmax = (checkpoint_of(kind).model for kind in ("sigmoid", "vit"))
+    assert begin(sigmoid, stage("logit-scale"), fixed_scale=True) == ("logit_bias",)
+    assert not sigmoid.logit_scale.requires_grad
+    assert select(softmax, stage("logit-scale")) == ("logit_scale",)
+    with pytest.raises(RecipeError, match=r"'one' trains nothing.* in \[objective.temperature\]\."):
+        select(softmax, stage("logit-scale"), fixed_scale=True)
+
+
 def test_without_stages_what_was_added_is_trained() -> None:
     assert default_parts(None) == default_parts(AdapterSettings()) == WHOLE_MODEL
     assert default_parts(AdapterSettings(lora=LoraSettings())) == ("adapters",)

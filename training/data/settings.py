@@ -37,6 +37,11 @@ class DataSettings(BaseModel):
     mine_with: str | None = Field(default=None, min_length=1)
     mining: MiningSettings = MiningSettings()
 
+    @property
+    def makes_texts(self) -> bool:
+        """Whether batches hold texts that are not captions of the data as they are."""
+        return self.wording.on or self.negatives.per_image > 0
+
     @model_validator(mode="after")
     def _orders_fit(self) -> DataSettings:
         if self.balance_by is not None and self.mine_with is not None:

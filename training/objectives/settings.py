@@ -108,6 +108,11 @@ class TemperatureSettings(_Strict):
             raise ValueError("needs min_scale not above max_scale")
         return self
 
+    @property
+    def learnt(self) -> bool:
+        """Whether gradients move it."""
+        return self.mode == "learnable"
+
 
 class ObjectiveSettings(_Strict):
     """What a run minimises.

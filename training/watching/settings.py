@@ -36,3 +36,8 @@ class WatchSettings(BaseModel):
     trace_pairs: int = Field(default=64, ge=0, le=256)
     trace_every_steps: int | None = Field(default=None, ge=1)
     tensorboard: Literal["auto", "on", "off"] = "auto"
+
+    @property
+    def looks(self) -> bool:
+        """Whether held-out pairs are looked at, where there are any."""
+        return self.canary_pairs > 0 or self.trace_pairs > 0
