@@ -41,10 +41,11 @@ def test_bars_of_costs() -> None:
     assert caching_bar(caching).met and "1.0 M parameters" in caching_row(caching)
     locked = {
         "architecture": "ViT-L-14", "batch_size": 100, "caching_seconds_per_picture": 0.06,
-        "seconds": {"computed": [36.0], "cached": [3.6]},
+        "seconds": {"computed": [36.0], "cached": [3.6], "computed_bf16": [9.0], "cached_bf16": [1.8]},
     }  # fmt: skip
     assert locked_bar(locked).met
     assert "10.00 epochs an hour" in locked_row(locked) and "10 minutes, once" in locked_row(locked)
+    assert "in bf16 20.00 and 4.000" in locked_row(locked)
     rounds = [{"seconds": 11.0, "extra_bytes": 2.0**29, "recall_at_1": 0.5}]
     assert [bar.met for bar in evaluating_bars(rounds)] == [False, True]
     large = {
