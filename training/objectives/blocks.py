@@ -73,8 +73,26 @@ def log_sum_exps(
     wanted; the other comes empty. A row or column of which everything is left out gives -inf, with a gradient of 0.
     """
     factor = torch.as_tensor(scale, dtype=images.dtype, device=images.device)
-    plan = _Plan(chunk_size, rows, columns, adjust_rows, adjust_columns)
-    found: tuple[torch.Tensor, torch.Tensor] = _LogSumExps.apply(images, texts, factor, plan)
+    plan = _Plan(chunk_size, rows, columns, adjust_rows, adjust_columns, None)
+    found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _LogSumExps.apply(images, texts, factor, plan)
+    return found[:2]
+
+
+def log_sum_exps_and_pairs(
+    images: torch.Tensor,
+    texts: torch.Tensor,
+    scale: torch.Tensor,
+    shares: torch.Tensor | None,
+    *,
+    chunk_size: int | None = None,
+    adjust_rows: Adjust | None = None,
+    adjust_columns: Adjust | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``log_sum_exps`` of both sides, and the sum over i < len(shares) of ``shares[i] * scale * <image i, text i>``, a
+    scalar in float64 (0 without shares). The same as computed one by one, without a second copy of the vectors'
+    gradients."""
+    plan = _Plan(chunk_size, True, True, adjust_rows, adjust_columns, shares)
+    found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _LogSumExps.apply(images, texts, scale, plan)
     return found
 
 
@@ -100,6 +118,7 @@ class _Plan:
     columns: bool
     adjust_rows: Adjust | None
     adjust_columns: Adjust | None
+    pair_shares: torch.Tensor | None
 
     def row_logits(self, scores: torch.Tensor, logits: torch.Tensor, block: Block) -> torch.Tensor:
         return logits if self.adjust_rows is None else logits + self.adjust_rows(scores, block)
@@ -174,7 +193,7 @@ class _LogSumExps(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor, plan: _Plan
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rows = _RunningSums(len(images) if plan.rows else 0, images, dim=1)  # [B]
         columns = _RunningSums(len(texts) if plan.columns else 0, images, dim=0)  # [T]
         of_scores, of_logits, of_terms = plan.rooms(images, texts)
@@ -186,14 +205,21 @@ class _LogSumExps(torch.autograd.Function):
                     rows.add(plan.row_logits(scores, logits, block), block.rows, of_terms)
                 if plan.columns:
                     columns.add(plan.column_logits(scores, logits, block), block.columns, of_terms)
-        found = rows.finish(), columns.finish()
+            pairs = torch.zeros((), dtype=torch.float64, device=images.device)
+            if plan.pair_shares is not None:
+                for part in _parts(plan.pair_shares):
+                    scores = torch.linalg.vecdot(images[part], texts[part])  # [b]
+                    pairs += scores.double() @ plan.pair_shares[part].double()
+        found = rows.finish(), columns.finish(), pairs * scale.double()
         ctx.plan = plan
         ctx.save_for_backward(images, texts, scale, rows.largest, rows.sums, columns.largest, columns.sums)
         return found
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_rows: torch.Tensor, grad_columns: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_rows: torch.Tensor, grad_columns: torch.Tensor, grad_pairs: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         images, texts, scale, row_largest, row_sums, column_largest, column_sums = ctx.saved_tensors
         plan: _Plan = ctx.plan
         row_factors = grad_rows.to(images.dtype) / row_sums  # [B]
@@ -214,6 +240,8 @@ class _LogSumExps(torch.autograd.Function):
                     slopes = shares if slopes is None else slopes.add_(shares)
                 if slopes is not None:
                     gradients.add(slopes, block)
+            if plan.pair_shares is not None:
+                gradients.add_pairs(plan.pair_shares * grad_pairs.to(images.dtype))
             return (*gradients.finish(scale), None)
 
 
@@ -278,6 +306,15 @@ class _Gradients:
         if self._of_texts is not None:
             self._of_texts[block.columns].addmm_(slopes.T, self._images[block.rows])
 
+    def add_pairs(self, slopes: torch.Tensor) -> None:
+        """``slopes`` [n]: the derivative with respect to the logit of picture i and text i, for i < n."""
+        for part in _parts(slopes):
+            factors = slopes[part, None]  # [b, 1]
+            if self._of_images is not None:
+                self._of_images[part].addcmul_(self._texts[part], factors)
+            if self._of_texts is not None:
+                self._of_texts[part].addcmul_(self._images[part], factors)
+
     def finish(
         self, scale: torch.Tensor, factor: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
@@ -285,10 +322,15 @@ class _Gradients:
         of_scale: torch.Tensor | None = None
         if self._wants_scale and self._of_images is not None:
             of_scale = torch.zeros((), dtype=torch.float64, device=scale.device)
-            for block in blocks(len(self._images), 1, 4096):
-                of_scale += (self._of_images[block.rows] * self._images[block.rows]).sum(dtype=torch.float64)
+            for part in _parts(self._images):
+                of_scale += (self._of_images[part] * self._images[part]).sum(dtype=torch.float64)
             of_scale = (of_scale if factor is None else of_scale * factor).to(scale.dtype)
         whole = scale if factor is None else scale * factor.to(scale.dtype)
         of_images = self._of_images.mul_(whole) if self._wants_images and self._of_images is not None else None
         of_texts = None if self._of_texts is None else self._of_texts.mul_(whole)
         return of_images, of_texts, of_scale
+
+
+def _parts(vectors: torch.Tensor) -> Iterator[slice]:
+    """Parts of some vectors, so that what is computed from each needs little memory."""
+    return (block.rows for block in blocks(len(vectors), 1, 4096))

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from training.objectives.blocks import Adjust, Block, log_sum_exps, pair_sum
+from training.objectives.blocks import Adjust, Block, log_sum_exps, log_sum_exps_and_pairs, pair_sum
 from training.objectives.negatives import Negatives
 from training.objectives.pairs import Pairs
 from training.objectives.positives import Positives
@@ -34,14 +34,18 @@ def softmax_loss(
     share. Weights and guards of negatives act on denominators alone: a negative that is left out keeps its e / N, the
     little that speaks for its being a positive.
     """
-    rows, columns = log_sum_exps(
+    row_shares, column_shares = positives.row_shares, positives.column_shares
+    # One caption each: their logits come with the sums, in one pass over the gradients.
+    alone = 0.5 * (row_shares + column_shares[: len(row_shares)]) if pairs.positives is None else None
+    rows, columns, wanted = log_sum_exps_and_pairs(
         pairs.images,
         pairs.texts,
         pairs.logit_scale,
+        alone,
         chunk_size=chunk_size,
         adjust_rows=negatives.of_rows,
         adjust_columns=negatives.of_columns,
-    )  # [B], [T]
+    )  # [B], [T], ()
     if pairs.extra_texts is not None and len(pairs.extra_texts):
         more, _ = log_sum_exps(
             pairs.images,
@@ -62,11 +66,12 @@ def softmax_loss(
             adjust_columns=negatives.of_extra_images,
         )
         columns = torch.logaddexp(columns, more)
-    row_shares, column_shares = positives.row_shares, positives.column_shares
     dtype = pairs.images.dtype
     denominators = 0.5 * (_weighted(rows, row_shares) + _weighted(columns, column_shares))
     if multi_positive == "out" or pairs.positives is None:
-        wanted = _positive_logits(pairs, positives, chunk_size)
+        if alone is None:
+            shared = _Shared(positives)
+            wanted = pair_sum(pairs.images, pairs.texts, pairs.logit_scale, None, shared, chunk_size=chunk_size)
         if label_smoothing > 0:
             wanted = (1 - label_smoothing) * wanted + label_smoothing * _mean_logit(pairs, positives)
         return (denominators - wanted).to(dtype)
@@ -84,16 +89,6 @@ def softmax_loss(
 def _weighted(values: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """The weighted sum, over those that have a share; -inf elsewhere does no harm."""
     return (torch.where(shares > 0, values, torch.zeros_like(values)) * shares).sum()
-
-
-def _positive_logits(pairs: Pairs, positives: Positives, chunk_size: int | None) -> torch.Tensor:
-    """The mean logit of the positives over both directions, a scalar in float64."""
-    if pairs.positives is None:
-        scores = torch.linalg.vecdot(pairs.images, pairs.texts[: len(pairs.images)])  # [B]
-        shares = 0.5 * (positives.row_shares + positives.column_shares[: len(scores)])  # [B]
-        found: torch.Tensor = pairs.logit_scale.double() * (scores.double() * shares).sum()
-        return found
-    return pair_sum(pairs.images, pairs.texts, pairs.logit_scale, None, _Shared(positives), chunk_size=chunk_size)
 
 
 def _mean_logit(pairs: Pairs, positives: Positives) -> torch.Tensor:
