@@ -6,8 +6,8 @@ in the backward pass, as Inf-CL does with tiles (Cheng et al. 2024, arXiv 2410.1
 of images and texts. At most about eight blocks are alive at once, 8 x 4 x chunk_size^2 bytes: 540 MB for blocks of
 4,096, 8 MB for blocks of 512, whatever the batch, and 40 bytes for each row and column (21 MB for 262,144 pairs). The
 gradients of the vectors, of the vectors' own size, come on top, as they do for any loss. Measured in float32 on a
-CPU, above 16,384 pairs and with these gradients of 4 MiB: 141 MiB (softmax) and 405 MiB (sigmoid) for blocks of
-4,096, 13 MiB and 14 MiB for blocks of 512; for 262,144 pairs see ``benchmarks.training.costs``.
+CPU, above 16,384 pairs and with these gradients of 4 MiB: 134 MiB (softmax) and 405 MiB (sigmoid) for blocks of
+4,096, 9 MiB and 14 MiB for blocks of 512; for 262,144 pairs see ``benchmarks.training.costs``.
 
 Every gradient is that of the dense formula, those of the scale and the bias included. Arithmetic is in the vectors' own
 type (float32 or float64), with autocast off; the sums behind the two scalars' gradients are in float64.
