@@ -27,6 +27,10 @@ class Tokenised:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def first(self, num: int) -> Tokenised:
+        """The first ``num`` of these pictures."""
+        return Tokenised(self.pixels[:num], self.captions[:num], self.swaps[:num], self.has_swap[:num])
+
     def joined_with_first(self, num: int, other: Tokenised) -> Tokenised:
         """These pictures and the first ``num`` of another set."""
         return Tokenised(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from torch import nn
 
 from benchmarks.training.world.batches import DrawnBatches, Tokenised, Tokenizer, Tokens, tokenise
 from benchmarks.training.world.fit import Fitted, fit
-from benchmarks.training.world.scenes import PLAIN, SHIFTED, SIDE_PX, STYLES, Style, Told, told
+from benchmarks.training.world.scenes import PLAIN, SHIFTED, SIDE_PX, STYLES, Style, Told, list_apart, told
 from sightline.encoder.checkpoint import Checkpoint
 from training.model import build_checkpoint
 from training.recipe import Recipe, Training
 from training.vocabulary import narrow
-from training.world.scene import Split
+from training.world.scene import Scene, Split
 
 CONTEXT_LENGTH = 20
 
@@ -55,8 +56,15 @@ class Lab:
     @cached_property
     def train_without_mates(self) -> Tokenised:
         """Training pictures in the plain style, of a scene and its swap only ever one."""
-        scenes = told(self.seed, PLAIN, "train", self.size.num_train, mates=False)
-        return tokenise(scenes, scenes.paint(self.seed), self._tokenizer, self._vocabulary)
+        return self._tokenised(self._without_mates)
+
+    @cached_property
+    def train_listed(self) -> Tokenised:
+        """The pictures of ``train_without_mates`` with captions that list colours and shapes: which belongs to which
+        goes unsaid."""
+        lists = tuple(list_apart(scene, self.seed) for scene in self._without_mates.scenes)
+        listed = replace(self._without_mates, captions=lists, swaps=(None,) * len(lists))
+        return self._tokenised(listed)
 
     @cached_property
     def held_out(self) -> Tokenised:
@@ -84,27 +92,47 @@ class Lab:
             model.logit_scale.data.fill_(float(np.log(scale)))  # type: ignore[operator]
         return checkpoint
 
-    def base(self, *, mates: bool = True) -> tuple[Checkpoint, dict[str, float]]:
+    def base(self) -> tuple[Checkpoint, dict[str, float]]:
         """A model trained plainly, in eval mode, with how that went. A new copy each time.
 
         One picture in eleven is of the other style: as a pretrained encoder, it has met, rarely, the words and looks
-        that it will be tuned to. Without ``mates`` it has seen of no scene both itself and its swap (and nothing of the
-        other style).
+        that it will be tuned to.
         """
-        path = self.folder / f"base-{self.seed}{'' if mates else '-without-mates'}.pt"
-        if not path.is_file():
-            checkpoint = self.fresh()
+
+        def make(checkpoint: Checkpoint) -> Fitted:
+            data = self.train.joined_with_first(len(self.train) // 10, self.shifted_train)
+            return self.fit(checkpoint, data, self.training(self.size.base_steps, scaled=False))
+
+        return self._kept("base", make)
+
+    def untaught(self) -> Checkpoint:
+        """A model trained plainly on whole sentences, of a scene and its swap only ever one."""
+
+        def make(checkpoint: Checkpoint) -> Fitted:
             data = self.train_without_mates
-            if mates:
-                data = self.train.joined_with_first(len(self.train) // 10, self.shifted_train)
-            fitted = self.fit(checkpoint, data, self.training(self.size.base_steps, scaled=False))
-            self.folder.mkdir(parents=True, exist_ok=True)
-            torch.save({"model": checkpoint.model.state_dict(), "figures": fitted.as_json()}, path)
-        saved = torch.load(path, weights_only=True)
-        checkpoint = copy.deepcopy(self._empty)
-        checkpoint.model.load_state_dict(saved["model"])
-        checkpoint.model.eval()
-        return checkpoint, saved["figures"]
+            return self.fit(checkpoint, data, self.training(self.size.base_steps, scaled=False))
+
+        return self._kept("untaught", make)[0]
+
+    def unasked(self) -> Checkpoint:
+        """A model whose towers know which colour belongs to which thing, and whose alignment was never asked for it.
+
+        CLIP in small: its image and its text vectors each tell who is who, but captions of the web can be told apart
+        without that (LABCLIP). Here both towers learn it from swapped captions, then get new heads that learn, alone,
+        from captions that only list what there is.
+        """
+
+        def make(checkpoint: Checkpoint) -> Fitted:
+            checkpoint.model.load_state_dict(self.untaught().model.state_dict())
+            checkpoint.model.requires_grad_(True)
+            training = self.training(self.size.base_steps, scaled=False, learning_rate=5e-4, muon_learning_rate=2.5e-3)
+            fit(checkpoint, self.batches(self.train_without_mates, training, negatives=True), training, seed=self.seed)
+            self._new_heads(checkpoint)
+            training = self.training(self.size.base_steps, scaled=False)
+            batches = self.batches(self.train_listed, training)
+            return fit(checkpoint, batches, training, seed=self.seed, parts=("image-head", "text-head"))
+
+        return self._kept("unasked", make)[0]
 
     def training(self, num_steps: int, *, scaled: bool = True, **settings: object) -> Training:
         """The optimiser's settings of all experiments, but for what one of them varies."""
@@ -124,9 +152,34 @@ class Lab:
         size = min(training.batch_size, len(data))
         return DrawnBatches(data, batch_size=size, seed=self.seed, negatives=negatives)
 
+    def _kept(self, name: str, make: Callable[[Checkpoint], Fitted]) -> tuple[Checkpoint, dict[str, float]]:
+        """What ``make`` trains, made once for a seed: in eval mode, a new copy each time."""
+        path = self.folder / f"{name}-{self.seed}.pt"
+        if not path.is_file():
+            checkpoint = self.fresh()
+            fitted = make(checkpoint)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            torch.save({"model": checkpoint.model.state_dict(), "figures": fitted.as_json()}, path)
+        saved = torch.load(path, weights_only=True)
+        checkpoint = copy.deepcopy(self._empty)
+        checkpoint.model.load_state_dict(saved["model"])
+        checkpoint.model.eval()
+        return checkpoint, saved["figures"]
+
+    def _new_heads(self, checkpoint: Checkpoint) -> None:
+        """Projections of both towers drawn anew, as open_clip draws them."""
+        chance = torch.Generator().manual_seed(self.seed)
+        for projection in (checkpoint.model.visual.proj, checkpoint.model.text_projection):  # type: ignore[union-attr]
+            assert isinstance(projection, nn.Parameter)
+            projection.data.copy_(torch.randn(projection.shape, generator=chance) * projection.shape[0] ** -0.5)
+
     @cached_property
     def _empty(self) -> Checkpoint:
         return self.fresh()
+
+    def scenes(self, split: Split) -> tuple[Scene, ...]:
+        """The scenes of ``train`` or of ``held_out``."""
+        return self._told[PLAIN, split].scenes
 
     @cached_property
     def _told(self) -> dict[tuple[Style, Split], Told]:
@@ -134,12 +187,19 @@ class Lab:
         return {(style, split): told(self.seed, style, split, num) for style in STYLES for split, num in counts.items()}
 
     @cached_property
+    def _without_mates(self) -> Told:
+        return told(self.seed, PLAIN, "train", self.size.num_train, mates=False)
+
+    @cached_property
     def _vocabulary(self) -> Tokens:
-        tokens = [self._tokenizer(one.captions).ravel() for one in self._told.values()]
-        return np.unique(np.concatenate(tokens))  # swaps have the words of captions
+        texts = [one.captions for one in self._told.values()]  # swaps have the words of captions
+        texts.append(tuple(list_apart(scene, self.seed) for scene in self.scenes("train")))
+        return np.unique(np.concatenate([self._tokenizer(several).ravel() for several in texts]))
 
     def _draw(self, style: Style, split: Split) -> Tokenised:
-        scenes = self._told[style, split]
+        return self._tokenised(self._told[style, split])
+
+    def _tokenised(self, scenes: Told) -> Tokenised:
         return tokenise(scenes, scenes.paint(self.seed), self._tokenizer, self._vocabulary)
 
 

@@ -11,7 +11,8 @@ from benchmarks.training.world.shapes import Experiment, Shape
 
 _NAMES = {
     "text_to_image_recall_at_1": "R@1 text→image", "image_to_text_recall_at_1": "R@1 image→text",
-    "swaps_right": "swaps ranked rightly", "image_vectors_moved": "largest change of an image vector",
+    "swaps_right": "swaps ranked rightly", "image_probe": "swaps told by image vectors alone, probe",
+    "text_probe": "by text vectors alone, probe", "image_vectors_moved": "largest change of an image vector",
     "num_trained": "parameters trained", "target_recall": "R@1, other style", "source_recall": "R@1, plain style",
     "base_target_recall": "base: R@1, other style", "base_source_recall": "base: R@1, plain style",
     "trained_share": "share of parameters", "best_alpha": "best alpha", "alarm_step": "alarm at step (0: none)",

@@ -119,6 +119,31 @@ def tell(scene: Scene, style: Style) -> tuple[str, ...]:
     return tuple(phrase.format(**names) for phrase in phrases)
 
 
+NUM_LISTS = 9
+_LISTS = (
+    "a {0} and a {1} {how}, {2} and {3}",
+    "{2} and {3}: a {0} and a {1} {how}",
+    "{2} and {3} things {how}, {0} and {1}",
+)
+_LISTS_OF_ONE = ("a {0} {1}", "one {0} {1}", "{0}: a {1}")
+
+
+def list_apart(scene: Scene, seed: int) -> tuple[str, ...]:
+    """``NUM_LISTS`` captions that list the shapes and the colours of a scene, each in an order of its own."""
+    rng = chance(seed, "train", 0, "lists " + "/".join(core_of(scene)))
+    found = []
+    for number in range(NUM_LISTS):
+        colours, shapes = [thing.colour for thing in scene.things], [thing.shape for thing in scene.things]
+        rng.shuffle(colours)
+        rng.shuffle(shapes)
+        if len(colours) == 1:
+            found.append(_LISTS_OF_ONE[number % 3].format(colours[0], shapes[0]))
+        else:
+            how = "side by side" if scene.relation == "left of" else "one above the other"
+            found.append(_LISTS[number % 3].format(*shapes, *colours, how=how))
+    return tuple(found)
+
+
 def exchange(scene: Scene) -> Scene | None:
     """The scene with colours exchanged, or shapes where colours are equal; None for one thing."""
     if len(scene.things) != 2:

@@ -10,12 +10,16 @@ from training.objectives import ObjectiveSettings
 from training.objectives.settings import Distillation
 
 WRONG_SHARE = 0.3
+NUM_PICTURES = 4000
 
 
 def _noise(lab: Lab, variant: str) -> Figures:
+    """Sixteen epochs: long enough that wrong captions are learnt by heart, which is what a teacher guards against."""
     checkpoint = lab.fresh()
-    training = lab.training(350)
-    data = lab.train if variant == "clean" else lab.train.with_wrong_captions(WRONG_SHARE, lab.seed)
+    training = lab.training(500)
+    data = lab.train.first(NUM_PICTURES)
+    if variant != "clean":
+        data = data.with_wrong_captions(WRONG_SHARE, lab.seed)
     settings = ObjectiveSettings()
     if variant == "ema teacher":
         ramp = lab.size.of(120)
