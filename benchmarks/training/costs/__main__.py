@@ -25,7 +25,7 @@ from benchmarks.training.costs.large_batch import (
     large_batch_row,
     measure_large_batch,
 )
-from benchmarks.training.costs.locked import ARCHITECTURE, locked_bar, locked_row, measure_locked
+from benchmarks.training.costs.locked import ARCHITECTURE, locked_bars, locked_row, measure_locked
 
 LARGE = {f"large-{kind}": kind for kind in KINDS}
 PARTS = ("caching", "locked", "evaluating", *LARGE)
@@ -65,7 +65,7 @@ def _measure(part: str, options: argparse.Namespace, rounds: int) -> Any:
         batch_size, micro_batch = (16, 4) if options.quick else (options.batch_size, options.micro_batch)
         return measure_caching(batch_size, micro_batch, rounds)
     if part == "locked":
-        return measure_locked(4 if options.quick else 16, rounds, "ViT-B-32" if options.quick else ARCHITECTURE)
+        return measure_locked(4 if options.quick else 64, rounds, "ViT-B-32" if options.quick else ARCHITECTURE)
     if part in LARGE:
         return measure_large_batch(LARGE[part], 4096 if options.quick else options.pairs)
     return measure_evaluating(rounds)
@@ -79,7 +79,7 @@ def _judge(raw: dict[str, Any]) -> tuple[list[Bar], list[str]]:
         bars.append(caching_bar(raw["caching"]))
         rows.append(caching_row(raw["caching"]))
     if "locked" in raw:
-        bars.append(locked_bar(raw["locked"]))
+        bars.extend(locked_bars(raw["locked"]))
         rows.append(locked_row(raw["locked"]))
     if "evaluating" in raw:
         bars += evaluating_bars(raw["evaluating"])

@@ -70,11 +70,14 @@ def measure_locked(batch_size: int, rounds: int, architecture: str = ARCHITECTUR
     }  # fmt: skip
 
 
-def locked_bar(measured: dict[str, Any]) -> Bar:
-    """At least ten times the epochs an hour, in fp32."""
+def locked_bars(measured: dict[str, Any]) -> list[Bar]:
+    """At least ten times the epochs an hour, in fp32 and in bf16."""
     seconds = measured["seconds"]
-    name = f"LiT, {measured['architecture']}: epochs an hour with cached features against without, in fp32"
-    return Bar(name, ratios(seconds["computed"], seconds["cached"]), BOUND, "at least")
+    name = f"LiT, {measured['architecture']}: epochs an hour with cached features against without, in"
+    return [
+        Bar(f"{name} {precision}", ratios(seconds[f"computed{key}"], seconds[f"cached{key}"]), BOUND, "at least")
+        for precision, key in (("fp32", ""), ("bf16", "_bf16"))
+    ]
 
 
 def locked_row(measured: dict[str, Any]) -> str:
