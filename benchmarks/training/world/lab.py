@@ -81,15 +81,13 @@ class Lab:
         """Held-out pictures in the other style."""
         return self._draw(SHIFTED, "held-out")
 
-    def fresh(self, *, logit_bias: float | None = None, scale: float | None = None) -> Checkpoint:
+    def fresh(self, *, logit_bias: float | None = None) -> Checkpoint:
         """An untrained model of this seed; with ``logit_bias`` one for the sigmoid loss."""
         checkpoint = build_checkpoint(RECIPE.model_copy(update={"seed": self.seed}))
         narrow(checkpoint.model, self._vocabulary)
         model = checkpoint.model
         if logit_bias is not None:
             model.logit_bias = nn.Parameter(torch.tensor(logit_bias))
-        if scale is not None:
-            model.logit_scale.data.fill_(float(np.log(scale)))  # type: ignore[operator]
         return checkpoint
 
     def base(self) -> tuple[Checkpoint, dict[str, float]]:
